@@ -1,0 +1,23 @@
+"""The network: one transformer whose every part is a field of ``GLMConfig``.
+
+Axis letters, everywhere in the package:
+  B batch, T query length, S key length, N query heads, K kv heads, G query heads per kv head,
+  H head dim, D model width, F mlp width, V vocabulary, L layers.
+"""
+
+from glm_jax.nn.cache import KVCache
+from glm_jax.nn.compute import Compute
+from glm_jax.nn.heads import ClassificationHead
+from glm_jax.nn.loss import lm_loss
+from glm_jax.nn.masks import causal_ranges, prefix_ranges
+from glm_jax.nn.transformer import GLM
+
+__all__ = [
+    "GLM",
+    "ClassificationHead",
+    "Compute",
+    "KVCache",
+    "causal_ranges",
+    "lm_loss",
+    "prefix_ranges",
+]

@@ -1,0 +1,70 @@
+"""Multi-head attention with grouped keys, optional rotary positions and an optional cache."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int
+
+from glm_jax.config import GLMConfig
+from glm_jax.nn.cache import KVCache
+from glm_jax.nn.compute import Compute
+from glm_jax.nn.linear import Linear
+from glm_jax.nn.positions import Rope
+from glm_jax.ops.attention import Dropout, attention
+from glm_jax.sharding import constrain
+
+
+class Keys(NamedTuple):
+    """Which keys each query sees, and where in a cache the new ones go."""
+
+    start: Int[Array, "B T"]
+    end: Int[Array, "B T"]
+    slots: Int[Array, " B"] | None = None
+    """First cache slot of this call's tokens, per row; None without a cache."""
+
+
+class Attention(nnx.Module):
+    def __init__(self, config: GLMConfig, key: Array, dtype=jnp.float32):
+        keys = jax.random.split(key, 4)
+        width, head = (("embed", config.embed_dim),), ("head_dim", config.head_dim)
+        q_heads, kv_heads = ("heads", config.num_heads), ("kv_heads", config.num_kv_heads)
+        qkv = {"std": config.init_std, "bias": config.qkv_bias, "dtype": dtype}
+        small = config.init_std / (2 * config.num_layers) ** 0.5
+        self.dropout = config.attention_dropout
+        self.q_proj = Linear(keys[0], (q_heads, head), width, **qkv)
+        self.k_proj = Linear(keys[1], (kv_heads, head), width, **qkv)
+        self.v_proj = Linear(keys[2], (kv_heads, head), width, **qkv)
+        self.o_proj = Linear(
+            keys[3], width, (q_heads, head), std=small, bias=config.linear_bias, dtype=dtype
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        rope: Rope,
+        keys: Keys,
+        *,
+        compute: Compute,
+        dropout_key: Array | None = None,
+        cache: KVCache | None = None,
+        layer: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        q = constrain(rope(self.q_proj(x)), "batch", "length", "heads", "head_dim")
+        k = constrain(rope(self.k_proj(x)), "batch", "length", "kv_heads", "head_dim")
+        v = constrain(self.v_proj(x), "batch", "length", "kv_heads", "head_dim")
+        if cache is not None:
+            cache, k, v = cache.write(layer, k, v, keys.slots)
+            k, v = k.astype(q.dtype), v.astype(q.dtype)
+        drop = (
+            Dropout(self.dropout, dropout_key) if self.dropout and dropout_key is not None else None
+        )
+        out = attention(
+            q, k, v, keys.start, keys.end, implementation=compute.attention, dropout=drop
+        )
+        out = constrain(out, "batch", "length", "heads", "head_dim")
+        return self.o_proj(checkpoint_name(out, "attention_out")), cache

@@ -1,0 +1,45 @@
+"""Keys and values of what was already read, as an explicit pytree that is passed in and returned."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from glm_jax.config import GLMConfig
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+    """One slot per key for every layer and row. Unwritten slots hold zeros and must be hidden by
+    the key ranges, which count slots."""
+
+    k: Float[Array, "L B S K H"]
+    v: Float[Array, "L B S K H"]
+
+    @classmethod
+    def zeros(cls, config: GLMConfig, batch: int, length: int, dtype=jnp.float32) -> KVCache:
+        shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+    def write(
+        self,
+        layer: Int[Array, ""],
+        k: Float[Array, "B T K H"],
+        v: Float[Array, "B T K H"],
+        slots: Int[Array, " B"],
+    ) -> tuple[KVCache, Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+        """Puts ``T`` new keys at each row's own slot and returns the layer's keys and values.
+
+        Writes beyond the last slot are dropped, so right-padded rows cannot harm a full cache.
+        """
+        rows = jnp.arange(k.shape[0])[:, None]
+        columns = slots[:, None] + jnp.arange(k.shape[1])
+        at = (layer, rows, columns)
+        new_k = self.k.at[at].set(k.astype(self.k.dtype), mode="drop")
+        new_v = self.v.at[at].set(v.astype(self.v.dtype), mode="drop")
+        read = lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
+        return KVCache(new_k, new_v), read(new_k), read(new_v)

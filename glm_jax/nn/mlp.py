@@ -1,0 +1,37 @@
+"""The feed-forward part: GELU (exact or tanh) or SwiGLU."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from glm_jax.config import GLMConfig
+from glm_jax.nn.linear import Linear
+from glm_jax.sharding import constrain
+
+
+class MLP(nnx.Module):
+    """``down(act(up x))``, or ``down(silu(gate x) * up x)`` where gated."""
+
+    def __init__(self, config: GLMConfig, key: Array, dtype=jnp.float32):
+        keys = jax.random.split(key, 3)
+        width, mlp = (("embed", config.embed_dim),), (("mlp", config.mlp_dim),)
+        common = {"bias": config.linear_bias, "dtype": dtype}
+        small = config.init_std / (2 * config.num_layers) ** 0.5
+        self.activation = config.activation
+        self.gate_proj = (
+            Linear(keys[0], mlp, width, std=config.init_std, **common) if config.gated_mlp else None
+        )
+        self.up_proj = Linear(keys[1], mlp, width, std=config.init_std, **common)
+        self.down_proj = Linear(keys[2], width, mlp, std=small, **common)
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        hidden = constrain(self.up_proj(x), "batch", "length", "mlp")
+        if self.gate_proj is not None:
+            gate = constrain(self.gate_proj(x), "batch", "length", "mlp")
+            hidden = jax.nn.silu(gate) * hidden
+        else:
+            hidden = jax.nn.gelu(hidden, approximate=self.activation == "gelu_tanh")
+        return self.down_proj(hidden)

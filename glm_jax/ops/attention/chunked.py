@@ -1,0 +1,176 @@
+"""Attention over key ranges in memory linear in T and S: blocks, online softmax, own backward pass.
+
+The blockwise softmax is that of FlashAttention (Dao et al. 2022, algorithms 1 and 2). Query blocks
+run over just the key blocks that some query of theirs sees, so causal and packed rows skip what
+they hide; the loop bounds are data, hence the hand-written gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from glm_jax.ops.attention.reference import HIDDEN, Dropout, visible
+
+
+class _Statics(NamedTuple):
+    q_block: int
+    k_block: int
+    dropout_rate: float
+
+
+def chunked_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    k_start: Int[Array, "B T"],
+    k_end: Int[Array, "B T"],
+    *,
+    q_block: int = 256,
+    k_block: int = 512,
+    dropout: Dropout | None = None,
+) -> Float[Array, "B T N H"]:
+    """See ``glm_jax.ops.attention.attention``; rows are padded to whole blocks inside."""
+    b, t, n, h = q.shape
+    s, groups = k.shape[1], k.shape[2]
+    q_block, k_block = min(q_block, t), min(k_block, s)
+    grouped = _pad(q * h**-0.5, q_block).reshape(b, -1, groups, n // groups, h)
+    k_end = jnp.minimum(k_end, s)
+    # A padded query has an empty run; padded keys lie beyond every run.
+    starts, ends = _pad(k_start, q_block), _pad(k_end, q_block)
+    statics = _Statics(q_block, k_block, dropout.rate if dropout else 0.0)
+    key = dropout.key if dropout else jax.random.key(0)
+    seed = jax.random.key_data(key)
+    out = _attend(statics, grouped, _pad(k, k_block), _pad(v, k_block), starts, ends, seed)
+    return out.reshape(b, -1, n, h)[:, :t]
+
+
+def _pad(x: Array, block: int) -> Array:
+    missing = -x.shape[1] % block
+    return jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)) if missing else x
+
+
+def _block(x: Array, index: Array, size: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(x, index * size, size, axis=1)
+
+
+def _key_blocks(starts: Int[Array, "B T"], ends: Int[Array, "B T"], size: int):
+    """First and last-but-one key block that any of these queries sees."""
+    seen = starts < ends
+    low = jnp.where(seen, starts, jnp.iinfo(jnp.int32).max).min()
+    high = jnp.where(seen, ends, 0).max()
+    return jnp.minimum(low, high) // size, (high + size - 1) // size
+
+
+def _keep(statics: _Statics, seed: Array, i: Array, j: Array, shape) -> Array | float:
+    if not statics.dropout_rate:
+        return 1.0
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(seed), i), j)
+    return Dropout(statics.dropout_rate, key).keep(shape)
+
+
+def _scores(q, k_block, starts, ends, first_key):
+    """Masked float32 scores [B, K, G, T, S] of one pair of blocks, and which of them are seen."""
+    scores = jnp.einsum("BTKGH,BSKH->BKGTS", q, k_block, preferred_element_type=jnp.float32)
+    seen = visible(starts, ends, first_key + jnp.arange(k_block.shape[1]))
+    return jnp.where(seen, scores, HIDDEN), seen
+
+
+def _forward_block(statics, q, k, v, starts, ends, seed, i):
+    """Output [B, T, K, G, H] and log-sum-exp [B, K, G, T] of query block ``i``."""
+    size = statics.k_block
+    b, t, groups, per_group, h = q.shape
+
+    def body(j, carry):
+        top, total, out = carry
+        scores, seen = _scores(q, _block(k, j, size), starts, ends, j * size)
+        new_top = jnp.maximum(top, scores.max(axis=-1))
+        shrink = jnp.exp(top - new_top)
+        weights = jnp.where(seen, jnp.exp(scores - new_top[..., None]), 0.0)
+        kept = (weights * _keep(statics, seed, i, j, weights.shape)).astype(v.dtype)
+        part = jnp.einsum(
+            "BKGTS,BSKH->BKGTH", kept, _block(v, j, size), preferred_element_type=jnp.float32
+        )
+        return new_top, total * shrink + weights.sum(-1), out * shrink[..., None] + part
+
+    zeros = jnp.zeros((b, groups, per_group, t), jnp.float32)
+    start = (zeros + HIDDEN, zeros, jnp.zeros((*zeros.shape, h), jnp.float32))
+    first, last = _key_blocks(starts, ends, size)
+    top, total, out = jax.lax.fori_loop(first, last, body, start)
+    empty = total == 0.0
+    out = out / jnp.where(empty, 1.0, total)[..., None]
+    lse = jnp.where(empty, -HIDDEN, top + jnp.log(jnp.where(empty, 1.0, total)))
+    return jnp.einsum("BKGTH->BTKGH", out).astype(q.dtype), lse
+
+
+def _split(x: Array, size: int) -> Array:
+    """[B, T, ...] to [T / size, B, size, ...]."""
+    blocks = x.reshape(x.shape[0], -1, size, *x.shape[2:])
+    return jnp.moveaxis(blocks, 1, 0)
+
+
+def _join(x: Array) -> Array:
+    """Inverse of ``_split``."""
+    moved = jnp.moveaxis(x, 0, 1)
+    return moved.reshape(moved.shape[0], -1, *moved.shape[3:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(statics, q, k, v, starts, ends, seed):
+    return _attend_fwd(statics, q, k, v, starts, ends, seed)[0]
+
+
+def _attend_fwd(statics, q, k, v, starts, ends, seed):
+    blocks = [_split(x, statics.q_block) for x in (q, starts, ends)]
+
+    def one(xs):
+        i, qb, sb, eb = xs
+        return _forward_block(statics, qb, k, v, sb, eb, seed, i)
+
+    out, lse = jax.lax.map(one, (jnp.arange(blocks[0].shape[0]), *blocks))
+    out = _join(out)
+    return out, (q, k, v, starts, ends, seed, out, lse)
+
+
+def _attend_bwd(statics, saved, d_out):
+    q, k, v, starts, ends, seed, out, lse = saved
+    size = statics.k_block
+    split = [_split(x, statics.q_block) for x in (q, starts, ends, out, d_out)]
+
+    def one(totals, xs):
+        i, qb, sb, eb, ob, gb, lse_b = xs
+        delta = jnp.einsum("BTKGH,BTKGH->BKGT", ob, gb, preferred_element_type=jnp.float32)
+
+        def body(j, carry):
+            dq, dk, dv = carry
+            kb, vb = _block(k, j, size), _block(v, j, size)
+            scores, seen = _scores(qb, kb, sb, eb, j * size)
+            probs = jnp.where(seen, jnp.exp(scores - lse_b[..., None]), 0.0)
+            keep = _keep(statics, seed, i, j, probs.shape)
+            d_v = jnp.einsum("BKGTS,BTKGH->BSKH", (probs * keep).astype(gb.dtype), gb)
+            d_kept = jnp.einsum("BTKGH,BSKH->BKGTS", gb, vb, preferred_element_type=jnp.float32)
+            d_scores = (probs * (d_kept * keep - delta[..., None])).astype(qb.dtype)
+            d_k = jnp.einsum("BKGTS,BTKGH->BSKH", d_scores, qb)
+            dq = dq + jnp.einsum("BKGTS,BSKH->BTKGH", d_scores, kb)
+            return dq, _accumulate(dk, d_k, j, size), _accumulate(dv, d_v, j, size)
+
+        first, last = _key_blocks(sb, eb, size)
+        zero = jnp.zeros(qb.shape, jnp.float32)
+        dq, *totals = jax.lax.fori_loop(first, last, body, (zero, *totals))
+        return tuple(totals), dq.astype(q.dtype)
+
+    zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
+    (dk, dv), dq = jax.lax.scan(one, zeros, (jnp.arange(lse.shape[0]), *split, lse))
+    return _join(dq), dk.astype(k.dtype), dv.astype(v.dtype), None, None, None
+
+
+def _accumulate(total: Array, part: Array, index: Array, size: int) -> Array:
+    updated = _block(total, index, size) + part.astype(total.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(total, updated, index * size, axis=1)
+
+
+_attend.defvjp(_attend_fwd, _attend_bwd)

@@ -1,0 +1,58 @@
+"""Attention over key ranges with all scores at once: short to read, quadratic in memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+# Scores of hidden keys. Finite, so that a query which sees nothing yields zeros and not NaN.
+HIDDEN = -1e30
+
+
+class Dropout(NamedTuple):
+    """Drop attention probabilities with this rate, drawn from this key."""
+
+    rate: float
+    key: Array
+
+    def keep(self, shape: tuple[int, ...]) -> Float[Array, "..."]:
+        """0 for what is dropped, ``1 / (1 - rate)`` for what stays."""
+        kept = jax.random.bernoulli(self.key, 1 - self.rate, shape)
+        return kept.astype(jnp.float32) / (1 - self.rate)
+
+
+def visible(
+    k_start: Int[Array, "B T"], k_end: Int[Array, "B T"], keys: Int[Array, " S"]
+) -> Bool[Array, "B 1 1 T S"]:
+    """Which keys each query sees, shaped to broadcast against [B, K, G, T, S] scores."""
+    seen = (keys >= k_start[..., None]) & (keys < k_end[..., None])
+    return seen[:, None, None]
+
+
+def reference_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    k_start: Int[Array, "B T"],
+    k_end: Int[Array, "B T"],
+    *,
+    dropout: Dropout | None = None,
+) -> Float[Array, "B T N H"]:
+    """See ``glm_jax.ops.attention.attention``."""
+    b, t, n, h = q.shape
+    s, groups = k.shape[1], k.shape[2]
+    grouped = (q * h**-0.5).reshape(b, t, groups, n // groups, h)
+    scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, k, preferred_element_type=jnp.float32)
+    seen = visible(k_start, k_end, jnp.arange(s))
+    scores = jnp.where(seen, scores, HIDDEN)
+    top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    weights = jnp.where(seen, jnp.exp(scores - top), 0.0)
+    total = weights.sum(axis=-1, keepdims=True)
+    probs = weights / jnp.where(total == 0.0, 1.0, total)
+    if dropout is not None:
+        probs = probs * dropout.keep(probs.shape)
+    out = jnp.einsum("BKGTS,BSKH->BTKGH", probs.astype(v.dtype), v)
+    return out.reshape(b, t, n, h)
