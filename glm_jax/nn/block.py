@@ -18,7 +18,7 @@ from glm_jax.sharding import constrain
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Zeroes elements with probability ``rate`` and rescales the rest; the identity without a key."""
+    """Zeroes elements with probability ``rate``, rescales the rest; the identity without a key."""
     if key is None or not rate:
         return x
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(

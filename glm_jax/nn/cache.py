@@ -1,4 +1,4 @@
-"""Keys and values of what was already read, as an explicit pytree that is passed in and returned."""
+"""Keys and values of what was already read: a pytree, passed in and returned."""
 
 from __future__ import annotations
 
@@ -41,5 +41,8 @@ class KVCache:
         at = (layer, rows, columns)
         new_k = self.k.at[at].set(k.astype(self.k.dtype), mode="drop")
         new_v = self.v.at[at].set(v.astype(self.v.dtype), mode="drop")
-        read = lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
-        return KVCache(new_k, new_v), read(new_k), read(new_v)
+        return (
+            KVCache(new_k, new_v),
+            jax.lax.dynamic_index_in_dim(new_k, layer, keepdims=False),
+            jax.lax.dynamic_index_in_dim(new_v, layer, keepdims=False),
+        )

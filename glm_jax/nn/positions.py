@@ -33,7 +33,7 @@ class LearnedPositions(nnx.Module):
 
 
 class Rope(NamedTuple):
-    """cos and sin for each position row in use; none of them leaves queries and keys as they are."""
+    """cos and sin for each position row in use; without any, heads stay as they are."""
 
     tables: tuple[tuple[Float[Array, "B T R"], Float[Array, "B T R"]], ...]
     interleaved: bool

@@ -1,0 +1,36 @@
+# make demo and make test do all set-up themselves; both need Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test install lint types test-tpu-compile clean help
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
+
+demo: install  ## train a small GLM on this Python's documentation, then fill blanks (demo/)
+	$(BIN)/python -m train.demo
+
+test: install  ## lint and all tests, on CPU
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest -n 2 -q
+
+lint: install  ## ruff and the type checker
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyrefly check
+
+test-tpu-compile: install  ## only the tests that run the TPU compiler
+	$(BIN)/pytest -q -m tpu_compile
+
+install: $(VENV)/.installed  ## .venv with the tested set of packages
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "glm_jax needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+clean:  ## remove what the commands above made
+	rm -rf $(VENV) .cache demo
