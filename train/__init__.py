@@ -1,0 +1,1 @@
+"""What people run: pretraining, the demo, and the parts that fine-tuning reuses."""
