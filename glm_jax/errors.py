@@ -8,3 +8,11 @@ class UserError(Exception):
 
     Command lines print it without a traceback and exit with status 2.
     """
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """An exception as one short line: the innermost cause, without its details."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:limit]
