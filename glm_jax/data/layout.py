@@ -41,8 +41,9 @@ def layout_spans(
     mask_id: int,
     sop_id: int,
     eop_id: int,
+    block_positions: bool = True,
 ) -> Example:
-    """Blanks out spans of a text (GLM paper, section 2.1; the shared layout of all three objectives).
+    """Blanks out spans of a text: the layout of all three objectives (GLM paper, section 2.1).
 
     For the spans ``x2 x3`` and ``x6``, the second drawn first::
 
@@ -55,6 +56,7 @@ def layout_spans(
       tokens: the text.
       spans: (start, end) half-open, in text order, not overlapping, none empty.
       order: which span comes first, second, ... in Part B.
+      block_positions: count them in each piece; otherwise all of Part B has 1 (an ablation).
 
     Raises:
       ValueError: spans or order that are not so.
@@ -67,9 +69,10 @@ def layout_spans(
     within = _counts(pieces)
     source = np.repeat(starts[order], pieces) + within
     inputs = np.where(within == 0, sop_id, ids[source - 1])
+    blocks = within + 1 if block_positions else np.ones_like(within)
     last = within == np.repeat(lengths[order], pieces)
     targets = np.where(last, eop_id, ids[np.minimum(source, len(ids) - 1)])
-    return _join(part_a, inputs, targets, np.repeat(mask_at[order], pieces), within + 1)
+    return _join(part_a, inputs, targets, np.repeat(mask_at[order], pieces), blocks)
 
 
 def layout_suffix(
@@ -125,9 +128,7 @@ def layout_cloze(
     part_a = np.append(np.append(cls_id, _ints(text))[: max_len - 1], eos_id)
     masks = np.flatnonzero(np.isin(part_a, list(mask_ids)))
     if not len(masks):
-        raise ValueError(
-            f"no blank among the {len(part_a)} tokens; one of {list(mask_ids)} is needed"
-        )
+        raise ValueError(f"no blank in {len(part_a)} tokens; one of {list(mask_ids)} is needed")
     targets = np.zeros(1, np.int64) if answer is None else _ints(answer)
     inputs = np.append(sop_id, targets[:-1])
     example = _join(part_a, inputs, targets, np.full(len(inputs), masks[-1]), _from_one(inputs))

@@ -1,4 +1,4 @@
-"""GLM's pretraining objectives over one text: which one, what is blanked, and the example it gives."""
+"""GLM's pretraining objectives over one text: which one, what is blanked, which example."""
 
 from __future__ import annotations
 
@@ -50,6 +50,10 @@ class Infilling:
     """The same for the visible tokens of Part A."""
     random_position: int = 0
     """Positions start at a random place below this many rows; 0: always at 0."""
+    shuffle: bool = True
+    """Part B holds the spans in random order; otherwise in text order (an ablation)."""
+    block_positions: bool = True
+    """Part B counts block positions; otherwise they are all 1 (an ablation)."""
     short_seq_prob: float = 0.0
     """Chance that a text is cut to a random length first."""
 
@@ -133,7 +137,7 @@ def make_example(
         return None
     example = _blank(tokens, found, objective, special, infilling, rng)
     if objective == MASK and infilling.block_mask_prob:
-        _noise(example, example.positions[1] > 1, infilling.block_mask_prob, special, rng)
+        _noise(example, _read_in_b(example, special), infilling.block_mask_prob, special, rng)
     return _finish(example, special, infilling, rng), objective
 
 
@@ -169,11 +173,18 @@ def _blank(tokens, found, objective, special, infilling, rng) -> Example:
     return layout_spans(
         tokens,
         found,
-        rng.permutation(len(found)),
+        rng.permutation(len(found)) if infilling.shuffle else range(len(found)),
         mask_id=_mask_id(objective, special, infilling),
         sop_id=special.sop,
         eop_id=special.eop,
+        block_positions=infilling.block_positions,
     )
+
+
+def _read_in_b(example: Example, special: SpecialTokens) -> np.ndarray:
+    """The masked tokens among Part B's inputs: all but the sop of each piece."""
+    in_b = np.arange(len(example.tokens)) >= example.sep
+    return in_b & (example.tokens != special.sop)
 
 
 def _noise(example: Example, where, prob: float, special: SpecialTokens, rng) -> None:

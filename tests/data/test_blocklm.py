@@ -13,22 +13,18 @@ RUNS = json.loads((GOLDEN / "glm-10b" / "blocklm_data.json").read_text())
 
 def rows_of(run):
     for i, sample in enumerate(run["samples"]):
-        yield (
-            sample,
-            *(np.array(run[k][i]) for k in ("text", "target", "loss_mask", "position_id")),
-            run["attention_mask"][i],
-        )
+        arrays = (np.array(run[k][i]) for k in ("text", "target", "loss_mask", "position_id"))
+        yield sample, *arrays, run["attention_mask"][i]
 
 
-def spans_of(positions, sep):
-    """(start, end) of every piece of Part B in the uncorrupted text, and the order of the pieces."""
-    starts = np.flatnonzero(positions[1] == 1)
-    ends = np.append(starts[1:], np.count_nonzero(positions[1]) + sep)
-    at, lengths = positions[0][starts], ends - starts - 1
+def spans_of(text, positions, sep, length, sop):
+    """(start, end) of each span in the uncorrupted text, and the order of the pieces of Part B."""
+    starts = sep + np.flatnonzero(text[sep:length] == sop)
+    at, lengths = positions[0][starts], np.diff(np.append(starts, length)) - 1
     in_text = np.argsort(at)
     before = np.cumsum(lengths[in_text] - 1) - (lengths[in_text] - 1)
-    spans = np.stack([at[in_text] + before, at[in_text] + before + lengths[in_text]], axis=1)
-    return spans, np.argsort(in_text)
+    begins = at[in_text] + before
+    return np.stack([begins, begins + lengths[in_text]], axis=1), np.argsort(in_text)
 
 
 @pytest.mark.parametrize("index", range(len(RUNS["cases"])))
@@ -50,9 +46,15 @@ def test_layouts_are_the_reference_ones(index):
                 loss_mask=sample["loss_mask"],
             )
         else:
-            spans, order = spans_of(positions, sep)
+            spans, order = spans_of(text, positions, sep, length, ids["sop"])
             ours = data.layout_spans(
-                tokens, spans, order, mask_id=mask_id, sop_id=ids["sop"], eop_id=ids["eop"]
+                tokens,
+                spans,
+                order,
+                mask_id=mask_id,
+                sop_id=ids["sop"],
+                eop_id=ids["eop"],
+                block_positions=run["params"].get("block_position_encoding", True),
             )
         noise = text[:length] == ids["dBLOCK"]  # drawn after the layout
         assert np.array_equal(np.where(noise, ids["dBLOCK"], ours.tokens), text[:length])

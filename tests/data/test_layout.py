@@ -1,4 +1,7 @@
-"""The spec's worked examples (section 1.9), digit for digit. C=[CLS] E=eos S=sop P=eop M G N masks."""
+"""The spec's worked examples (section 1.9), digit for digit.
+
+C=[CLS] E=eos S=sop P=eop, M=[MASK] G=[gMASK] N=[sMASK].
+"""
 
 import numpy as np
 import pytest
@@ -195,7 +198,7 @@ def test_bad_spans_are_named(spans, order, message):
 def test_bad_lengths_are_named():
     with pytest.raises(ValueError, match="gen_length is 6; of 6 tokens 1 to 5"):
         data.layout_suffix([C, 1, 2, 3, 4, E], 6, gmask_id=G, sop_id=S)
-    with pytest.raises(ValueError, match="no blank among"):
+    with pytest.raises(ValueError, match="no blank in"):
         data.layout_cloze([1, 2], None, max_len=9, **CLOZE)
     with pytest.raises(ValueError, match="do not fit max_len 6"):
         data.layout_cloze([1, M, 2], [7, 8, P], max_len=6, **CLOZE)

@@ -118,6 +118,13 @@ def test_gmask_may_share_its_id_with_eop():
         assert example.tokens[: example.sep].tolist().count(50007) == 1
 
 
+def test_ablations_keep_the_order_or_do_not_count_blocks():
+    example, _ = make(Infilling(shuffle=False))
+    assert (np.diff(example.positions[0, example.sep :]) >= 0).all()
+    flat, _ = make(Infilling(block_positions=False))
+    assert set(flat.positions[1, flat.sep :].tolist()) == {1}
+
+
 def test_a_text_without_a_sentence_is_blanked_by_tokens():
     text = np.array([GPT2.cls, *range(20, 60), GPT2.eos], np.int32)
     example, objective = make(Infilling(0.0, 1.0, 0.0), text=text)
@@ -133,7 +140,7 @@ def test_a_text_too_short_to_blank_is_dropped():
 def test_bad_knobs_and_vocabularies_are_named():
     with pytest.raises(ValueError, match="must sum to 1"):
         Infilling(0.5, 0.5, 0.5)
-    with pytest.raises(ValueError, match="mask_ratio is 1.5"):
+    with pytest.raises(ValueError, match=r"mask_ratio is 1\.5"):
         Infilling(mask_ratio=1.5)
     with pytest.raises(ValueError, match="no gmask token"):
         make(Infilling(0, 0, 1), special=dataclasses.replace(GPT2, gmask=None))
