@@ -46,7 +46,7 @@ def init_state(
 
 def abstract_state(init: Callable[[Array], Any], mesh: Mesh) -> Any:
     """Shapes, types and shardings of what ``init(key)`` would make on this mesh."""
-    shapes = jax.eval_shape(init, jax.random.key(0))
+    shapes = jax.eval_shape(lambda: init(jax.random.key(0)))
     with_sharding = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
     return jax.tree.map(with_sharding, shapes, tree_shardings(shapes, mesh))
 

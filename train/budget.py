@@ -1,0 +1,55 @@
+"""Fitting a run into a time limit on the machine at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import jax
+
+from train.options import Pretrain
+from train.run import Run
+from train.trainer import put_batch, sharded_init
+
+
+def within_time(run: Run) -> Pretrain:
+    """The options, with fewer steps where ``max_minutes`` asks for it; kept for resuming.
+
+    Deciding once, before the first step, keeps the schedule whole: it ends where training ends.
+    """
+    args = run.args
+    path = Path(args.output) / "plan.json"
+    if not args.max_minutes:
+        return args
+    if path.exists():
+        steps = int(json.loads(path.read_text())["steps"])
+    else:
+        seconds = seconds_per_step(run)
+        steps = max(1, min(args.steps, int(60 * args.max_minutes / seconds)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"steps": steps, "trialseconds_per_step": seconds}) + "\n")
+    if steps == args.steps:
+        return args
+    schedule = args.optimizer.schedule
+    decay = max(1, round(schedule.decay_steps * steps / args.steps))
+    schedule = dataclasses.replace(schedule, decay_steps=decay)
+    optimizer = dataclasses.replace(args.optimizer, schedule=schedule)
+    print(
+        f"{steps} steps instead of {args.steps}: more would take over {args.max_minutes:g} minutes"
+    )
+    return dataclasses.replace(args, steps=steps, optimizer=optimizer)
+
+
+def seconds_per_step(run: Run, trials: int = 6) -> float:
+    """Of a few steps on a state that is thrown away, compilation left out."""
+    state, step = sharded_init(run.init, jax.random.key(0), run.mesh), run.step()
+    batches = run.train_batches()
+    times = []
+    for _ in range(trials):
+        began = time.monotonic()
+        state, metrics = step(state, put_batch(next(batches), run.mesh))
+        jax.block_until_ready(metrics)
+        times.append(time.monotonic() - began)
+    return sorted(times[1:])[len(times[1:]) // 2]

@@ -1,0 +1,85 @@
+"""Command lines made of frozen dataclasses, whose every error is one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import tyro
+
+from glm_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def parse(defaults: Mapping[str, T], default: str, prog: str, argv: Sequence[str]) -> T:
+    """The options of ``argv`` on top of those of the preset that ``--preset`` names.
+
+    Args:
+      defaults: presets by name, all of one dataclass with a field ``preset``.
+      default: the preset when none is named.
+
+    Raises:
+      UserError: an unknown preset or option, or a value that its option does not take.
+    """
+    name = _option(argv, "--preset") or default
+    if name not in defaults:
+        raise UserError(f"--preset {name} is unknown; there are {', '.join(defaults)}")
+    chosen = defaults[name]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            config = (tyro.conf.FlagConversionOff,)
+            return tyro.cli(type(chosen), default=chosen, args=argv, prog=prog, config=config)
+    except SystemExit as stop:
+        if not stop.code:
+            raise  # --help
+        raise UserError(f"{_one_line(said.getvalue())} ({prog} --help lists all)") from None
+
+
+def run(main: Callable[[], object]) -> None:
+    """Calls ``main`` and ends the process: status 2 after a UserError, in one line on stderr."""
+    try:
+        main()
+    except UserError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _option(argv: Sequence[str], name: str) -> str | None:
+    for i, word in enumerate(argv):
+        if word == name and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _one_line(box: str) -> str:
+    """The message inside the box that tyro draws, without its help text."""
+    parts: list[list[str]] = [[]]
+    for line in box.splitlines():
+        text = line.strip("│ \t")
+        if not line.startswith("│"):
+            continue
+        if set(text) == {"─"}:
+            parts.append([])
+        else:
+            parts[-1].append(text)
+    message = " ".join(parts[0]).removeprefix("Error parsing ")
+    for part in parts[1:]:
+        if part and part[0].startswith("Perhaps you meant"):
+            message += f"; perhaps {part[1].split()[0]}"
+    kinds = {"int": "is not a whole number", "float": "is not a number"}
+    found = re.search(
+        r"(invalid literal for int\(\)[^']*|could not convert string to float: )", message
+    )
+    if found:
+        kind = kinds["int" if "int" in found[1] else "float"]
+        message = f"{message.replace(found[1], '')} {kind}"
+    return message

@@ -1,0 +1,188 @@
+"""A pretraining run made ready from its options: network, tokenizer, mesh, data, step."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from glm_jax.config import GLMConfig
+from glm_jax.data import INFILLING_PRESETS, OBJECTIVES
+from glm_jax.data.config import DataConfig
+from glm_jax.data.corpus import open_corpus
+from glm_jax.data.pipeline import make_loader
+from glm_jax.errors import UserError
+from glm_jax.nn import GLM, Compute, lm_loss
+from glm_jax.sharding import make_mesh
+from glm_jax.text import SentencePieceTokenizer, load_tokenizer, train_sentencepiece
+from train.heldout import Heldout, objectives_of
+from train.mixing import MixedBatches
+from train.options import Pretrain
+from train.trainer import Batch, LossFn, Parts, TrainState, init_state, make_train_step
+
+
+def blank_infilling_loss(
+    config: GLMConfig, compute: Compute, embed_grad_scale: float = 1.0
+) -> LossFn:
+    """The loss of a batch of ``glm_jax.data``, with its share for each objective."""
+    dropped = config.embed_dropout or config.attention_dropout or config.hidden_dropout
+
+    def loss_fn(model: GLM, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Parts]:
+        total, nll = lm_loss(
+            model,
+            batch,
+            compute=compute,
+            dropout_key=key if dropped else None,
+            embed_grad_scale=embed_grad_scale,
+        )
+        parts = {}
+        for index, name in enumerate(OBJECTIVES):
+            weight = batch["loss_weights"] * (batch["objective"] == index)
+            parts[name] = (nll * weight).sum(), weight.sum()
+        return total, parts
+
+    return loss_fn
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run made ready: what ``main`` and the demo train with."""
+
+    args: Pretrain
+    config: GLMConfig
+    tokenizer: SentencePieceTokenizer
+    tokenizer_dir: Path
+    mesh: Mesh
+
+    @classmethod
+    def make(cls, args: Pretrain) -> Run:
+        """Checks everything that can be checked before the first step.
+
+        Raises:
+          UserError: an option, a path or the data is bad.
+        """
+        _check_directory(args.output)
+        tokenizer_dir = _ensure_tokenizer(args)
+        tokenizer = load_tokenizer(tokenizer_dir)
+        try:
+            mesh = make_mesh(args.mesh)
+            config = args.model.config(tokenizer.vocab_size, tokenizer.special)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        _check_shapes(args, config, mesh)
+        return cls(args, config, tokenizer, tokenizer_dir, mesh)
+
+    def loader(
+        self, split: str, *, objective: str | None = None, data: DataConfig | None = None
+    ) -> Iterator[Batch]:
+        """This process's batches of one split."""
+        return make_loader(
+            data or self.args.data,
+            self.tokenizer,
+            split=split,
+            batch_size=self.args.batch_size,
+            seq_len=self.args.seq_len,
+            seed=self.args.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_epochs=1 if split == "heldout" else None,
+            objective=objective,
+        )
+
+    def train_batches(self) -> Any:
+        """The endless stream that is trained on, with its ``get_state`` and ``set_state``."""
+        batches, other = self.loader("train"), self.args.multitask
+        if not other.ratio:
+            return batches
+        mixed = self.loader("train", data=other.data)
+        return MixedBatches(batches, mixed, other.ratio, self.args.seed)
+
+    def heldout(self) -> Heldout:
+        """Held-out evaluation of each objective that is trained."""
+        data = dataclasses.replace(self.args.data, num_workers=0)
+        return Heldout(
+            blank_infilling_loss(self.config, self.args.compute),
+            {
+                name: functools.partial(self.loader, "heldout", objective=name, data=data)
+                for name in objectives_of(INFILLING_PRESETS[self.args.data.infilling])
+            },
+            self.mesh,
+            batches=self.args.heldout_batches,
+        )
+
+    def init(self, key: Array) -> TrainState:
+        """A fresh train state; pure."""
+        dtype = jnp.dtype(self.args.param_dtype)
+        make_model = lambda key: GLM(self.config, key, param_dtype=dtype)
+        return init_state(make_model, self.args.optimizer.make(), key)
+
+    def step(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+        """The jitted train step."""
+        optimizer = self.args.optimizer
+        loss = blank_infilling_loss(self.config, self.args.compute, optimizer.embed_grad_scale)
+        return make_train_step(
+            loss,
+            optimizer.make(),
+            schedule=optimizer.schedule.fn(),
+            seed=self.args.seed,
+            accumulate=self.args.accumulate,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must share with its checkpoint to continue it exactly."""
+        args = self.args
+        same = ("seed", "batch_size", "seq_len", "accumulate", "param_dtype")
+        data = {k: v for k, v in vars(args.data).items() if k in ("source", "infilling", "isolate")}
+        return {
+            **{name: getattr(args, name) for name in same},
+            **data,
+            "open_rows": args.data.open_rows,
+            "multitask_ratio": args.multitask.ratio,
+            "tokenizer": self.tokenizer.fingerprint,
+        }
+
+
+def _check_directory(output: str) -> None:
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be a directory: {error.strerror}") from None
+
+
+def _ensure_tokenizer(args: Pretrain) -> Path:
+    if args.tokenizer:
+        return Path(args.tokenizer)
+    path = Path(args.output) / "tokenizer"
+    if not path.exists() and jax.process_index() == 0:
+        corpus = open_corpus(args.data, "train")
+        print(f"training a tokenizer of {args.vocab_size} pieces on {corpus.label}", flush=True)
+        train_sentencepiece((corpus[i] for i in range(len(corpus))), args.vocab_size, path)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("tokenizer trained")
+    return path
+
+
+def _check_shapes(args: Pretrain, config: GLMConfig, mesh: Mesh) -> None:
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    micro = args.batch_size // args.accumulate
+    if micro % ways:
+        raise UserError(
+            f"--batch-size {args.batch_size} / --accumulate {args.accumulate} = {micro} rows do not"
+            f" divide over data x fsdp = {ways} devices"
+        )
+    if config.position == "learned" and args.seq_len > config.max_seq_len:
+        raise UserError(
+            f"--seq-len {args.seq_len} is longer than the model's {config.max_seq_len} positions; "
+            "see --model.max-seq-len"
+        )
+    if args.data.infilling not in INFILLING_PRESETS:
+        known = ", ".join(INFILLING_PRESETS)
+        raise UserError(f"--data.infilling {args.data.infilling} is unknown; there are {known}")
