@@ -86,7 +86,7 @@ def glm(
         attention_dropout=0.1,
         hidden_dropout=0.1,
         special=special,
-        stop_ids=(special.eop,),
+        stop_ids=special.require("eop") if special.eop is not None else (),
         name=name,
     )
 
@@ -112,7 +112,7 @@ def _chatglm(name: str, vocab: int, special: SpecialTokens) -> GLMConfig:
         tied_head=True,
         prefix_lm=True,
         special=special,
-        stop_ids=(special.eos,),
+        stop_ids=special.require("eos"),
         name=name,
     )
 

@@ -61,7 +61,8 @@ def layout_spans(
     Raises:
       ValueError: spans or order that are not so.
     """
-    ids, spans, order = _ints(tokens), _ints(spans).reshape(-1, 2), _ints(order)
+    ids, order = _ints(tokens), _ints(order)
+    spans = np.asarray(spans, np.int64).reshape(-1, 2)
     _check_spans(spans, order, len(ids))
     starts, lengths = spans[:, 0], spans[:, 1] - spans[:, 0]
     part_a, mask_at = _blank(ids, starts, lengths, mask_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -72,7 +73,7 @@ class Infilling:
         return dataclasses.replace(self, **shares, single_span_prob=0.0)
 
 
-def _glm(mask: float, smask: float, gmask: float, **knobs: float) -> Infilling:
+def _glm(mask: float, smask: float, gmask: float, **knobs: Any) -> Infilling:
     knobs = {"gmask_min_ratio": 0.25, "block_mask_prob": 0.1, **knobs}
     return Infilling(mask=mask, smask=smask, gmask=gmask, **knobs)
 
@@ -114,19 +115,19 @@ def make_example(
     Raises:
       ValueError: the vocabulary lacks a token that is needed.
     """
-    special.require("cls", "eos", "mask", "sop", "eop")
+    cls_id, eos_id, *_ = special.require("cls", "eos", "mask", "sop", "eop")
     if len(tokens) < 4:
         return None
     single = infilling.single_span_prob > 0 and rng.random() < infilling.single_span_prob
     shares = np.cumsum((infilling.mask, infilling.smask))
     objective = MASK if single else int((rng.random() >= shares).sum())
-    documents = choose.stretches(tokens, special.cls, special.eos)
+    documents = choose.stretches(tokens, cls_id, eos_id)
     if objective == GMASK:
         return _generation(tokens, documents, special, infilling, rng)
     found = None
     if objective == SMASK:
         ends = sentence_ends[tokens]
-        whole = choose.sentences(tokens, ends, special.cls, special.eos)
+        whole = choose.sentences(tokens, ends, cls_id, eos_id)
         found = choose.sentence_spans(len(tokens), whole, rng, ratio=infilling.mask_ratio)
         objective = SMASK if found is not None else MASK
     if found is None:
@@ -195,7 +196,7 @@ def _noise(example: Example, where, prob: float, special: SpecialTokens, rng) ->
 def _finish(example: Example, special: SpecialTokens, infilling: Infilling, rng) -> Example:
     if infilling.context_mask_ratio:
         in_a = np.arange(len(example.tokens)) < example.sep
-        plain = in_a & ~np.isin(example.tokens, (*special.masks(), special.cls, special.eos))
+        plain = in_a & ~np.isin(example.tokens, (*special.masks(), *special.require("cls", "eos")))
         _noise(example, plain, infilling.context_mask_ratio, special, rng)
     if infilling.random_position:
         room = max(0, infilling.random_position - int(example.positions[0].max()) - 1)

@@ -20,12 +20,18 @@ from glm_jax.sharding import constrain
 
 
 class Keys(NamedTuple):
-    """Which keys each query sees, and where in a cache the new ones go."""
+    """The run of keys each query sees; with a memory it counts the memory's slots."""
 
     start: Int[Array, "B T"]
     end: Int[Array, "B T"]
-    slots: Int[Array, " B"] | None = None
-    """First cache slot of this call's tokens, per row; None without a cache."""
+
+
+class Memory(NamedTuple):
+    """The cache, which of its layers this is, and each row's slot for the first new key."""
+
+    cache: KVCache
+    layer: Int[Array, ""]
+    slots: Int[Array, " B"]
 
 
 class Attention(nnx.Module):
@@ -51,14 +57,14 @@ class Attention(nnx.Module):
         *,
         compute: Compute,
         dropout_key: Array | None = None,
-        cache: KVCache | None = None,
-        layer: Int[Array, ""] | None = None,
+        memory: Memory | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         q = constrain(rope(self.q_proj(x)), "batch", "length", "heads", "head_dim")
         k = constrain(rope(self.k_proj(x)), "batch", "length", "kv_heads", "head_dim")
         v = constrain(self.v_proj(x), "batch", "length", "kv_heads", "head_dim")
-        if cache is not None:
-            cache, k, v = cache.write(layer, k, v, keys.slots)
+        cache = None
+        if memory is not None:
+            cache, k, v = memory.cache.write(memory.layer, k, v, memory.slots)
             k, v = k.astype(q.dtype), v.astype(q.dtype)
         drop = (
             Dropout(self.dropout, dropout_key) if self.dropout and dropout_key is not None else None

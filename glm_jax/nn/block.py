@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from glm_jax.config import GLMConfig
-from glm_jax.nn.attention import Attention, Keys
+from glm_jax.nn.attention import Attention, Keys, Memory
 from glm_jax.nn.cache import KVCache
 from glm_jax.nn.compute import Compute
 from glm_jax.nn.mlp import MLP
@@ -44,13 +44,12 @@ class Block(nnx.Module):
         *,
         compute: Compute,
         dropout_key: Array | None = None,
-        cache: KVCache | None = None,
-        layer: Int[Array, ""] | None = None,
+        memory: Memory | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         drops = (None,) * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
         normed = self.attention_norm(x)
         out, cache = self.attention(
-            normed, rope, keys, compute=compute, dropout_key=drops[0], cache=cache, layer=layer
+            normed, rope, keys, compute=compute, dropout_key=drops[0], memory=memory
         )
         x = self._add(x, normed, dropout(out, self.dropout, drops[1]))
         normed = self.mlp_norm(x)

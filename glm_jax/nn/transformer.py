@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from glm_jax.config import GLMConfig
 from glm_jax.nn import params
-from glm_jax.nn.attention import Keys
+from glm_jax.nn.attention import Keys, Memory
 from glm_jax.nn.block import Block, dropout
 from glm_jax.nn.cache import KVCache
 from glm_jax.nn.compute import Compute
@@ -92,10 +92,11 @@ class GLM(nnx.Module):
         Args:
           slots: first slot of each row's tokens.
         """
-        keys = Keys(k_start, k_end, slots)
         x = self.embed(tokens, positions, compute.dtype)
-        x, cache, _ = self._run_layers(x, positions, keys, compute, None, cache)
-        return self.final_norm(x), cache
+        keys = Keys(k_start, k_end)
+        x, written, _ = self._run_layers(x, positions, keys, compute, cached=(cache, slots))
+        assert written is not None
+        return self.final_norm(x), written
 
     def hidden(
         self,
@@ -144,7 +145,15 @@ class GLM(nnx.Module):
         return constrain(scores.astype(jnp.float32), "batch", "length", "vocab")
 
     def _run_layers(
-        self, x, positions, keys, compute, dropout_key=None, cache=None, *, collect=False
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B 2 T"],
+        keys: Keys,
+        compute: Compute,
+        dropout_key: Array | None = None,
+        *,
+        cached: tuple[KVCache, Int[Array, " B"]] | None = None,
+        collect: bool = False,
     ):
         """Scans the layers; returns the stream, the cache, and each layer's output if collected."""
         rope = Rope.make(self.config, positions)
@@ -154,12 +163,12 @@ class GLM(nnx.Module):
         def body(carry, per_layer):
             x, cache = carry
             block, drop, layer = per_layer
-            x, cache = block(
-                x, rope, keys, compute=compute, dropout_key=drop, cache=cache, layer=layer
-            )
+            memory = None if cached is None else Memory(cache, layer, cached[1])
+            x, cache = block(x, rope, keys, compute=compute, dropout_key=drop, memory=memory)
             return (x, cache), x if collect else None
 
         xs = (self.layers, drops, jnp.arange(count))
         body = compute.checkpoint(body)
-        (x, cache), outs = jax.lax.scan(body, (x, cache), xs, unroll=min(compute.unroll, count))
+        start = (x, None if cached is None else cached[0])
+        (x, cache), outs = jax.lax.scan(body, start, xs, unroll=min(compute.unroll, count))
         return x, cache, outs

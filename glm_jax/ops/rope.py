@@ -20,7 +20,7 @@ def frequencies(dim: int, theta: float, *, float16: bool = False) -> np.ndarray:
     return freqs
 
 
-def _high_product(a: Array, b: Array) -> Array:
+def _high_product(a: Array, b: np.ndarray) -> Array:
     """The upper 32 bits of the 64-bit product of two uint32 arrays."""
     a_hi, a_lo, b_hi, b_lo = a >> 16, a & 0xFFFF, b >> 16, b & 0xFFFF
     carry = a_hi * b_lo + ((a_lo * b_lo) >> 16)
@@ -42,8 +42,8 @@ def rope_tables(
       freqs: [R] radians per position, each below 2 pi.
     """
     turns = [int(f / (2 * np.pi) * 2.0**64) for f in np.asarray(freqs, np.longdouble)]
-    high = jnp.asarray(np.array([t >> 32 for t in turns], np.uint32))
-    low = jnp.asarray(np.array([t & 0xFFFFFFFF for t in turns], np.uint32))
+    high = np.array([t >> 32 for t in turns], np.uint32)
+    low = np.array([t & 0xFFFFFFFF for t in turns], np.uint32)
     steps = positions.astype(jnp.uint32)[..., None]
     fraction = steps * high + _high_product(steps, low)
     # As a signed number the fraction lies in [-1/2, 1/2) turn, where float32 is finest.
@@ -65,16 +65,14 @@ def apply_rope(
       interleaved: pairs (0, 1), (2, 3).. (ChatGLM2 on) or (i, i + R) (ChatGLM-6B, "rotate half").
     """
     rotated, rest = jnp.split(x, [2 * cos.shape[-1]], axis=-1)
-    pairs = rotated.reshape(*rotated.shape[:-1], -1, 2) if interleaved else None
+    cos, sin = (t[..., None, :].astype(x.dtype) for t in (cos, sin))
     if interleaved:
-        first, second = pairs[..., 0], pairs[..., 1]
+        first, second = rotated[..., 0::2], rotated[..., 1::2]
     else:
         first, second = jnp.split(rotated, 2, axis=-1)
-    cos, sin = (t[..., None, :].astype(x.dtype) for t in (cos, sin))
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    out = (
-        jnp.stack(turned, axis=-1).reshape(rotated.shape)
-        if interleaved
-        else jnp.concatenate(turned, axis=-1)
-    )
-    return jnp.concatenate([out, rest], axis=-1) if rest.shape[-1] else out
+    turned = first * cos - second * sin, second * cos + first * sin
+    if interleaved:
+        rotated = jnp.stack(turned, axis=-1).reshape(rotated.shape)
+    else:
+        rotated = jnp.concatenate(turned, axis=-1)
+    return jnp.concatenate([rotated, rest], axis=-1) if rest.shape[-1] else rotated

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from glm_jax import nn
 from glm_jax.config import preset
@@ -195,9 +196,11 @@ def test_parameters_are_cut_as_the_table_says():
     mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=2, tensor=4))
     named = sharding.tree_shardings(model, mesh)
     got = named.layers.attention.q_proj.weight.get_value().spec
-    assert got == (None, "tensor", None, "fsdp")
+    assert got == PartitionSpec(None, "tensor", None, "fsdp")
     # two kv heads do not divide by four: replicated on that axis
-    assert named.layers.attention.k_proj.weight.get_value().spec == (None, None, None, "fsdp")
+    assert named.layers.attention.k_proj.weight.get_value().spec == PartitionSpec(
+        None, None, None, "fsdp"
+    )
     assert all(s is None for s in named.final_norm.weight.get_value().spec)
 
 
