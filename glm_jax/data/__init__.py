@@ -8,6 +8,8 @@ A batch is a flat dict of arrays, B rows of T slots:
   objective [B, T] int32; index into OBJECTIVES, -1 on padding
 """
 
+from glm_jax.data.config import DataConfig
+from glm_jax.data.corpus import Corpus, open_corpus
 from glm_jax.data.layout import (
     Example,
     layout_cloze,
@@ -18,10 +20,13 @@ from glm_jax.data.layout import (
 )
 from glm_jax.data.objectives import INFILLING_PRESETS, OBJECTIVES, Infilling, make_example
 from glm_jax.data.packing import Packer, empty_row
+from glm_jax.data.pipeline import make_loader
 
 __all__ = [
     "INFILLING_PRESETS",
     "OBJECTIVES",
+    "Corpus",
+    "DataConfig",
     "Example",
     "Infilling",
     "Packer",
@@ -32,4 +37,6 @@ __all__ = [
     "layout_suffix",
     "layout_unidirectional",
     "make_example",
+    "make_loader",
+    "open_corpus",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
 
@@ -24,6 +25,14 @@ class Corpus:
     def __init__(self, records: Any, text_field: str, on_bad: str, label: str):
         self._records, self._field, self._on_bad, self.label = records, text_field, on_bad, label
         self.bad_records = 0
+
+    def __getstate__(self):
+        records = pickle.dumps(self._records)  # apart, since TFDS talks when it is unpickled
+        return records, self._field, self._on_bad, self.label
+
+    def __setstate__(self, state):
+        with builders.quiet():
+            self.__init__(pickle.loads(state[0]), *state[1:])
 
     def __len__(self) -> int:
         return len(self._records)

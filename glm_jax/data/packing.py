@@ -78,6 +78,10 @@ class Packer:
             done.append(self._close(row))
         return done
 
+    def free(self) -> list[int]:
+        """Empty slots of each open row."""
+        return [self.length - row.used for row in self._open]
+
     def flush(self) -> list[Row]:
         """Hands out every open row, oldest first."""
         return [self._close(row) for row in list(self._open)]
