@@ -87,6 +87,7 @@ class DocumentBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 class DocumentConfig(tfds.core.BuilderConfig):
     """What a builder is to read, and how much of it is held out."""
 
+    name: str = ""  # a fingerprint of the source
     heldout_percent: float = 3.0
 
 
@@ -125,9 +126,8 @@ class LocalFiles(DocumentBuilder, skip_registration=True):
 def python_docs_builder(cache_dir: str | Path, heldout_percent: float) -> PythonDocs:
     """The builder of the embedded default corpus."""
     name = f"{python_docs.edition(python_docs.stdlib_dir())}-heldout{heldout_percent:g}"
-    config = DocumentConfig(
-        name=name, description="the standard library", heldout_percent=heldout_percent
-    )
+    config = DocumentConfig(name=name, heldout_percent=heldout_percent)
+    config.description = "the standard library"
     with quiet():
         return PythonDocs(config=config, data_dir=str(cache_dir))
 
@@ -143,12 +143,12 @@ def files_builder(
     paths = files.find(pattern)
     config = FilesConfig(
         name=files.fingerprint(paths, text_field, on_bad, heldout_percent),
-        description=f"{pattern!r} ({len(paths)} files)",
         heldout_percent=heldout_percent,
         paths=tuple(str(p) for p in paths),
         text_field=text_field,
         on_bad=on_bad,
     )
+    config.description = f"{pattern!r} ({len(paths)} files)"
     with quiet():
         return LocalFiles(config=config, data_dir=str(cache_dir))
 

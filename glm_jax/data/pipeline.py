@@ -164,8 +164,8 @@ class _StreamRowsIterator(grain.DatasetIterator):
         self._streams = streams
 
     def __next__(self) -> Row:
-        rows = [stream.next_row() for stream in self._streams]
-        if any(row is None for row in rows):
+        rows = [row for stream in self._streams if (row := stream.next_row()) is not None]
+        if len(rows) < len(self._streams):
             raise StopIteration
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -206,7 +206,7 @@ class _FiniteRowsIterator(grain.DatasetIterator):
         super().__init__()
         self._stream, self._row = stream, 0  # row of the whole sequence that comes next
         self._first, self._local, self._batch_size = first, local, batch_size
-        self._empty = empty_row(recipe.seq_len, recipe.tokenizer.special.pad)
+        self._empty = empty_row(recipe.seq_len, recipe.pad)
 
     def __next__(self) -> Row:
         while True:

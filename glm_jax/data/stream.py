@@ -8,6 +8,7 @@ import functools
 import json
 import math
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Int
@@ -22,10 +23,19 @@ from glm_jax.text.tokenizer import Tokenizer
 # token there, one past its last. The first two are the "example index" that seeds its randomness.
 SampleId = tuple[int, int, int]
 _OFFSET_BITS = 24
+_ADDED = ("cls", "eos", "pad")  # command tokens that this module puts in
 _TRIES = 8  # draws of an example that turns out longer than a row, before it is dropped
 _SHORTEST = 32  # tokens of a sample cut short
 _FILL = 24  # empty slots of a row that are worth filling with a piece of a long document
 MIN_SEQ_LEN = 32
+
+
+class Texts(Protocol):
+    """Documents by position, epochs counted on: a list, or Grain's MapDataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @functools.cache
@@ -55,11 +65,19 @@ class Recipe:
     seed: int
     isolate: bool = True
     open_rows: int = 16
+    cls: int = dataclasses.field(init=False)
+    eos: int = dataclasses.field(init=False)
+    pad: int = dataclasses.field(init=False)
+
+    def __post_init__(self):
+        # The ids that are added here; raises ValueError for a vocabulary without one of them.
+        for name, token in zip(_ADDED, self.tokenizer.special.require(*_ADDED), strict=True):
+            object.__setattr__(self, name, token)
 
     def document(self, text: str) -> Int[np.ndarray, "n"]:
         """Tokens of a document and its eos; nothing for a blank text."""
         ids = self.tokenizer.encode(text)
-        return np.array([*ids, self.tokenizer.special.eos] if ids else [], np.int32)
+        return np.array([*ids, self.eos] if ids else [], np.int32)
 
     def cut(
         self, document: Int[np.ndarray, "n"], position: int, begin: int, free: Sequence[int]
@@ -99,8 +117,7 @@ class Recipe:
     def example(self, document: Int[np.ndarray, "n"], sample: SampleId) -> tuple | None:
         """The (example, objective) of a sample; None if it has none, or none that fits a row."""
         position, begin, end = sample
-        tokens = np.concatenate([[self.tokenizer.special.cls], document[begin:end]])
-        tokens = tokens.astype(np.int32)
+        tokens = np.concatenate([np.array([self.cls], np.int32), document[begin:end]])
         rng = self._rng(position, begin, draw=0)
         ends = self.tokenizer.sentence_ends
         for _ in range(_TRIES):
@@ -117,9 +134,7 @@ class RowStream:
     which are made again from their texts when a state is restored.
     """
 
-    def __init__(
-        self, recipe: Recipe, texts: Sequence[str], epoch_len: int, index: int, count: int
-    ):
+    def __init__(self, recipe: Recipe, texts: Texts, epoch_len: int, index: int, count: int):
         self._recipe, self._texts, self._epoch_len = recipe, texts, epoch_len
         self._first, self._count = index, count
         self._reset()
@@ -128,9 +143,7 @@ class RowStream:
         r = self._recipe
         self._position, self._offset = self._first, 0  # of the next sample
         self._document: Int[np.ndarray, "n"] | None = None
-        self._packer = Packer(
-            r.seq_len, r.tokenizer.special.pad, isolate=r.isolate, open_rows=r.open_rows
-        )
+        self._packer = Packer(r.seq_len, r.pad, isolate=r.isolate, open_rows=r.open_rows)
         self._ready: collections.deque[Row] = collections.deque()
         self._before = self._snapshot()  # when none of the ready rows was made yet
         self._taken = 0  # how many rows made since then were handed out
@@ -171,7 +184,7 @@ class RowStream:
     def _step(self) -> list[Row]:
         """Takes one sample further, or closes the open rows where there is none."""
         sample = self._next_sample()
-        if sample is None:
+        if sample is None or self._document is None:
             self._flushed = True
             return self._packer.flush()
         made = self._recipe.example(self._document, sample)

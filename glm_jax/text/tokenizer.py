@@ -25,7 +25,6 @@ VOCAB_MULTIPLE = 128
 # Spec of the sentence objective (THUDM/GLM blocklm_utils.py): ASCII marks and the full-width ones.
 SENTENCE_MARKS = (".", "?", "!", ";", ":", "\n", "。", "？", "！", "；", "…")
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a blank
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 # A blank swallows the blanks before it (THUDM/GLM: mask tokens are stripped on the left).
 _BLANK = re.compile(r"[ \t]*\[(MASK|sMASK|gMASK)\]")
 
@@ -37,6 +36,9 @@ class Tokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+
+    @property
+    def sentence_ends(self) -> Bool[np.ndarray, "V"]: ...
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -138,7 +140,7 @@ class SentencePieceTokenizer:
         for index in range(self.num_pieces):
             piece = self._sp.id_to_piece(index)
             if self._sp.is_byte(index):
-                table[index] = bytes([int(_BYTE.fullmatch(piece)[1], 16)])
+                table[index] = bytes([int(piece[3:5], 16)])  # "<0x0A>"
             elif self._sp.is_unknown(index):
                 table[index] = "\N{REPLACEMENT CHARACTER}".encode()
             elif not self._sp.is_control(index):
