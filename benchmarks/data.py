@@ -1,10 +1,10 @@
-"""Masking and packing of tokenized documents on one core: tokens per second and padding.
+"""Cutting, masking and packing of tokenized documents on one core: tokens per second and padding.
 
     python -m benchmarks.data
 
-The corpus is the documentation of the Python that runs it, tokenized once before the clock starts.
-Speed counts the document tokens that go in; the limit beside it is a plain copy of the same tokens
-into rows, which no masking can beat.
+The corpus is the documentation of the Python that runs it, tokenized before the clock starts; the
+rest is the loader's own code. Speed counts document tokens; the limit beside it is a plain copy of
+the same tokens into rows.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import time
 import numpy as np
 import tyro
 
-from glm_jax.data import INFILLING_PRESETS, Packer, make_example
+from glm_jax.data import INFILLING_PRESETS
 from glm_jax.data.config import DataConfig
 from glm_jax.data.corpus import open_corpus
+from glm_jax.data.stream import Recipe, RowStream
 from glm_jax.text import SentencePieceTokenizer, train_sentencepiece
 
 
@@ -32,46 +33,50 @@ class Options:
     """Blank-infilling recipe: a name in glm_jax.data.INFILLING_PRESETS."""
     seq_len: int = 1024
     """Slots per row."""
-    open_rows: int = 64
+    open_rows: int = DataConfig.open_rows
     """Rows that are packed at once."""
-    documents: int = 4000
-    """Documents of the corpus to use."""
     repeats: int = 5
     """Runs; the median counts."""
 
 
-def tokenized(options: Options) -> tuple[list[np.ndarray], SentencePieceTokenizer]:
-    """Samples ``[CLS] text eos`` of at most nine tenths of a row, so that every layout fits."""
+class Tokenized:
+    """Stands in for a tokenizer: its texts are numbers of documents tokenized before."""
+
+    def __init__(self, tokenizer: SentencePieceTokenizer, texts: list[str]):
+        self._ids = [tokenizer.encode(text) for text in texts]
+        self.special, self.sentence_ends = tokenizer.special, tokenizer.sentence_ends
+
+    def encode(self, index: int) -> list[int]:
+        return self._ids[index]
+
+    def total(self) -> int:
+        return sum(map(len, self._ids))
+
+
+def tokenized() -> tuple[Tokenized, int]:
     corpus = open_corpus(DataConfig(), "train")
-    texts = [corpus[i] for i in range(min(options.documents, len(corpus)))]
+    texts = [corpus[i] for i in range(len(corpus))]
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = train_sentencepiece(iter(texts), 8192, folder)
-    special, room = tokenizer.special, int(options.seq_len * 0.87)
-    samples = []
-    for text in texts:
-        ids = [*tokenizer.encode(text), special.eos]
-        samples += [np.array([special.cls, *ids[i : i + room]]) for i in range(0, len(ids), room)]
-    return [s.astype(np.int32) for s in samples], tokenizer
+    return Tokenized(tokenizer, texts), len(texts)
 
 
-def mask_and_pack(samples, tokenizer, options: Options) -> tuple[float, float]:
-    """(seconds, padding fraction) of one pass."""
+def one_pass(tokenizer: Tokenized, documents: int, options: Options) -> tuple[float, float]:
+    """(seconds, padding fraction) of one pass over the corpus."""
     infilling = INFILLING_PRESETS[options.infilling]
-    packer, rows = Packer(options.seq_len, open_rows=options.open_rows), []
-    begin = time.perf_counter()
-    for i, sample in enumerate(samples):
-        rng = np.random.Generator(np.random.Philox(key=np.array([0, i], np.uint64)))
-        made = make_example(sample, tokenizer.special, infilling, rng, tokenizer.sentence_ends)
-        if made is not None and len(made[0].tokens) <= options.seq_len:
-            rows += packer.add(*made)
-    rows += packer.flush()
+    recipe = Recipe(tokenizer, infilling, options.seq_len, seed=0, open_rows=options.open_rows)
+    stream = RowStream(recipe, range(documents), documents, 0, 1)
+    rows, begin = [], time.perf_counter()
+    while (row := stream.next_row()) is not None:
+        rows.append(row)
     seconds = time.perf_counter() - begin
     used = sum(int((row["objective"] >= 0).sum()) for row in rows)
     return seconds, 1 - used / (len(rows) * options.seq_len)
 
 
-def copy_only(samples, options: Options) -> float:
+def copy_only(tokenizer: Tokenized, documents: int, options: Options) -> float:
     """Seconds to copy the same tokens into rows."""
+    samples = [np.array(tokenizer.encode(i)) for i in range(documents)]
     begin = time.perf_counter()
     flat = np.concatenate(samples)
     flat = np.pad(flat, (0, -len(flat) % options.seq_len)).reshape(-1, options.seq_len)
@@ -80,18 +85,19 @@ def copy_only(samples, options: Options) -> float:
 
 
 def main(options: Options) -> None:
-    samples, tokenizer = tokenized(options)
-    total = sum(map(len, samples))
-    runs = [mask_and_pack(samples, tokenizer, options) for _ in range(options.repeats)]
+    tokenizer, documents = tokenized()
+    runs = [one_pass(tokenizer, documents, options) for _ in range(options.repeats)]
     seconds = statistics.median(s for s, _ in runs)
-    copying = statistics.median(copy_only(samples, options) for _ in range(options.repeats))
+    copying = statistics.median(
+        copy_only(tokenizer, documents, options) for _ in range(options.repeats)
+    )
     result = {
         "benchmark": "data",
-        "tokens_per_s": round(total / seconds),
+        "tokens_per_s": round(tokenizer.total() / seconds),
         "padding_fraction": round(runs[0][1], 4),
-        "examples_per_s": round(len(samples) / seconds),
-        "tokens": total,
-        "copy_only_tokens_per_s": round(total / copying),
+        "tokens": tokenizer.total(),
+        "documents": documents,
+        "copy_only_tokens_per_s": round(tokenizer.total() / copying),
         "infilling": options.infilling,
         "seq_len": options.seq_len,
     }
