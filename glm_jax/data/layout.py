@@ -41,6 +41,7 @@ def layout_spans(
     mask_id: int,
     sop_id: int,
     eop_id: int,
+    eos_id: int | None = None,
     block_positions: bool = True,
 ) -> Example:
     """Blanks out spans of a text: the layout of all three objectives (GLM paper, section 2.1).
@@ -54,8 +55,9 @@ def layout_spans(
 
     Args:
       tokens: the text.
-      spans: (start, end) half-open, in text order, not overlapping, none empty.
-      order: which span comes first, second, ... in Part B.
+      spans: (start, end) half-open, not overlapping, none empty; they may touch.
+      order: which span comes first, second, ... in Part B, as indices into ``spans``.
+      eos_id: the document's end, which no span may cover; None if the text has none.
       block_positions: count them in each piece; otherwise all of Part B has 1 (an ablation).
 
     Raises:
@@ -63,7 +65,7 @@ def layout_spans(
     """
     ids, order = _ints(tokens), _ints(order)
     spans = np.asarray(spans, np.int64).reshape(-1, 2)
-    _check_spans(spans, order, len(ids))
+    spans, order = _in_text_order(spans, order, len(ids))
     starts, lengths = spans[:, 0], spans[:, 1] - spans[:, 0]
     part_a, mask_at = _blank(ids, starts, lengths, mask_id)
     pieces = lengths[order] + 1
@@ -71,6 +73,8 @@ def layout_spans(
     source = np.repeat(starts[order], pieces) + within
     inputs = np.where(within == 0, sop_id, ids[source - 1])
     blocks = within + 1 if block_positions else np.ones_like(within)
+    if eos_id is not None and (inputs == eos_id).any():
+        raise ValueError(f"spans {spans.tolist()} cover eos {eos_id}; a span ends before it")
     last = within == np.repeat(lengths[order], pieces)
     targets = np.where(last, eop_id, ids[np.minimum(source, len(ids) - 1)])
     return _join(part_a, inputs, targets, np.repeat(mask_at[order], pieces), blocks)
@@ -84,6 +88,7 @@ def layout_suffix(
     sop_id: int,
     loss_mask: Ids | None = None,
     running_positions: bool = False,
+    block_positions: bool = True,
 ) -> Example:
     """Blanks out the end of a text: ``C x1 x2 G | S x3 x4`` predicting ``x3 x4 E``, without eop.
 
@@ -91,9 +96,10 @@ def layout_suffix(
       gen_length: tokens to generate, g; the first ``len(tokens) - g`` are the source.
       loss_mask: [n], the text's own; default ones.
       running_positions: GLM-130B's one row: positions run on through Part B.
+      block_positions: as in ``layout_spans``.
 
     Raises:
-      ValueError: nothing left on one side.
+      ValueError: nothing left on one side, or a loss mask of another length.
     """
     ids = _ints(tokens)
     if not 0 < gen_length < len(ids):
@@ -102,9 +108,12 @@ def layout_suffix(
     part_a = np.append(source, gmask_id)
     steps = np.arange(gen_length)
     at = len(source) + (1 + steps if running_positions else 0 * steps)
-    example = _join(part_a, np.append(sop_id, target[:-1]), target, at, steps + 1)
+    blocks = steps + 1 if block_positions else np.ones_like(steps)
+    example = _join(part_a, np.append(sop_id, target[:-1]), target, at, blocks)
     if loss_mask is not None:
-        example.loss_weights[example.sep :] = _ints(loss_mask)[-gen_length:]
+        if len(loss_mask) != len(ids):
+            raise ValueError(f"loss_mask has {len(loss_mask)} entries; one for each of {len(ids)}")
+        example.loss_weights[example.sep :] = np.asarray(loss_mask)[-gen_length:]
     return example
 
 
@@ -166,7 +175,7 @@ def layout_seq2seq(
     mask_ids: Sequence[int],
 ) -> Example:
     """Source padded inside Part A to ``source_len`` (its pads stay visible, as trained), then
-    ``sop + target`` predicting ``target + eop``, padded to ``target_len``; block positions run on.
+    ``target eop pad ..`` of ``target_len``, read one slot late behind sop; block positions run on.
 
     Raises:
       ValueError: no blank in the source, or either side too long.
@@ -181,9 +190,10 @@ def layout_seq2seq(
         raise ValueError(f"no blank in the source; one of {list(mask_ids)} is needed")
     part_a = np.pad(source, (0, source_len - len(source)), constant_values=pad_id)
     rest = (0, target_len - len(target) - 1)
-    inputs = np.pad(np.append(sop_id, target), rest, constant_values=pad_id)
     targets = np.pad(np.append(target, eop_id), rest, constant_values=pad_id)
+    inputs = np.append(sop_id, targets[:-1])
     example = _join(part_a, inputs, targets, np.full(target_len, masks[0]), _from_one(inputs))
+    example.targets[:source_len] = 0
     example.loss_weights[source_len + len(target) + 1 :] = 0
     return example
 
@@ -232,11 +242,18 @@ def _pad(example: Example, length: int, pad_id: int) -> Example:
     return Example(pad(tokens, pad_id), pad(targets), pad(weights), pad(positions), sep)
 
 
-def _check_spans(spans: np.ndarray, order: np.ndarray, length: int) -> None:
-    flat = spans.ravel()
-    if len(spans) and (flat[0] < 0 or flat[-1] > length):
-        raise ValueError(f"spans {spans.tolist()} leave the text of {length} tokens")
-    if (spans[:, 1] <= spans[:, 0]).any() or (spans[1:, 0] < spans[:-1, 1]).any():
-        raise ValueError(f"spans {spans.tolist()} must be in text order, apart, and not empty")
+def _in_text_order(
+    spans: np.ndarray, order: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same spans and the same Part B, with the spans sorted; refuses what is no such thing."""
     if len(order) != len(spans) or (np.sort(order) != np.arange(len(spans))).any():
         raise ValueError(f"order {order.tolist()} is not a permutation of {len(spans)} spans")
+    if (spans < 0).any() or (spans > length).any():
+        raise ValueError(f"spans {spans.tolist()} leave the text of {length} tokens")
+    if (spans[:, 1] <= spans[:, 0]).any():
+        raise ValueError(f"spans {spans.tolist()} must not be empty: start before end")
+    rank = np.argsort(spans[:, 0])
+    in_order = spans[rank]
+    if (in_order[1:, 0] < in_order[:-1, 1]).any():
+        raise ValueError(f"spans {spans.tolist()} must not overlap")
+    return in_order, np.argsort(rank)[order]

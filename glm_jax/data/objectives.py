@@ -12,6 +12,7 @@ from glm_jax.data import spans as choose
 from glm_jax.data.layout import Example, layout_spans, layout_suffix
 from glm_jax.special import SpecialTokens
 
+_CONTEXT = 3  # how far from a blank context_mask_ratio reaches (context_mask_range)
 OBJECTIVES = ("mask", "smask", "gmask")
 MASK, SMASK, GMASK = range(3)
 
@@ -36,7 +37,14 @@ class Infilling:
     task_mask: bool = True
     """Each objective has its own mask token; otherwise all use ``[MASK]``."""
     mask_ratio: float = 0.15
-    """Part of the tokens that ``[MASK]`` and ``[sMASK]`` blank out."""
+    """Part of the tokens that ``[MASK]`` blanks out (``bert_ratio``)."""
+    smask_ratio: float = 0.15
+    """Part of the tokens that ``[sMASK]`` blanks out (``gap_sentence_ratio``)."""
+    smask_takes_cls: bool = False
+    """A sentence that opens a further document of the sample begins with its ``[CLS]``, as in the
+    reference; otherwise no ``[CLS]`` is ever blanked out."""
+    mean_span: float = 3.0
+    """Mean of the Poisson law behind the lengths of ``[MASK]`` spans."""
     single_span_prob: float = 0.0
     """Chance of ``[MASK]`` with one span, drawn before the objective."""
     gmask_min_ratio: float = 0.5
@@ -48,7 +56,8 @@ class Infilling:
     block_mask_prob: float = 0.0
     """Chance that an input of a ``[MASK]`` piece becomes ``[dBLOCK]``; its target stays."""
     context_mask_ratio: float = 0.0
-    """The same for the visible tokens of Part A."""
+    """Part of a ``[MASK]`` text that becomes ``[dBLOCK]`` in Part A, within three tokens of a
+    blank."""
     random_position: int = 0
     """Positions start at a random place below this many rows; 0: always at 0."""
     shuffle: bool = True
@@ -64,7 +73,10 @@ class Infilling:
             raise ValueError(f"mask, smask and gmask are {shares}; they must sum to 1")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, float) and not 0 <= value <= 1:
+            if field.name == "mean_span":
+                if not value > 0:
+                    raise ValueError(f"mean_span is {value}; it must be above 0")
+            elif isinstance(value, float) and not 0 <= value <= 1:
                 raise ValueError(f"{field.name} is {value}; it must lie between 0 and 1")
 
     def only(self, objective: str) -> Infilling:
@@ -87,7 +99,7 @@ INFILLING_PRESETS: dict[str, Infilling] = {
     "ds_block_10B_chinese": _glm(0.5, 0.3, 0.2, short_seq_prob=0.02),
     "ds_block_10B_chinese_longer": _glm(0.5, 0.3, 0.2, short_seq_prob=0.5),
     "ds_block_10B_longer": _glm(0.4, 0.3, 0.3, short_seq_prob=0.5, single_span_prob=0.05),
-    "ds_block_large_chinese": Infilling(0.4, 0.3, 0.3),
+    "ds_block_large_chinese": _glm(0.4, 0.3, 0.3, short_seq_prob=0.02),
     "glm-130b": Infilling(
         0.3, 0.0, 0.7, gmask_min_ratio=0.2, suffix_prob=1.0, running_positions=True
     ),
@@ -127,19 +139,24 @@ def make_example(
     found = None
     if objective == SMASK:
         ends = sentence_ends[tokens]
-        whole = choose.sentences(tokens, ends, cls_id, eos_id)
-        found = choose.sentence_spans(len(tokens), whole, rng, ratio=infilling.mask_ratio)
+        whole = choose.sentences(tokens, ends, cls_id, eos_id, with_cls=infilling.smask_takes_cls)
+        found = choose.sentence_spans(len(tokens), whole, rng, ratio=infilling.smask_ratio)
         objective = SMASK if found is not None else MASK
     if found is None:
         found = choose.token_spans(
-            len(tokens), documents, rng, ratio=infilling.mask_ratio, single=single
+            len(tokens),
+            documents,
+            rng,
+            ratio=infilling.mask_ratio,
+            mean=infilling.mean_span,
+            single=single,
         )
     if found is None:
         return None
     example = _blank(tokens, found, objective, special, infilling, rng)
-    if objective == MASK and infilling.block_mask_prob:
-        _noise(example, _read_in_b(example, special), infilling.block_mask_prob, special, rng)
-    return _finish(example, special, infilling, rng), objective
+    if objective == MASK:
+        _noise(example, found, len(tokens), special, infilling, rng)
+    return _shift(example, infilling, rng), objective
 
 
 def _generation(tokens, documents, special, infilling, rng) -> tuple[Example, int] | None:
@@ -147,7 +164,8 @@ def _generation(tokens, documents, special, infilling, rng) -> tuple[Example, in
     most = len(tokens) - 2
     least = min(max(1, int(infilling.gmask_min_ratio * len(tokens))), most)
     length = int(rng.integers(least, most + 1))
-    if len(documents) != 1 or rng.random() < infilling.suffix_prob:
+    several = bool((tokens[:-1] == special.eos).any())
+    if several or not documents or rng.random() < infilling.suffix_prob:
         example = layout_suffix(
             tokens,
             length,
@@ -156,13 +174,14 @@ def _generation(tokens, documents, special, infilling, rng) -> tuple[Example, in
             # A packed document's [CLS] is read but not scored (the sample's own loss mask).
             loss_mask=(tokens != special.cls).astype(np.int64),
             running_positions=infilling.running_positions,
+            block_positions=infilling.block_positions,
         )
     else:
         found = choose.place(np.array([length]), documents[0], rng)
         if found is None:
             return None
         example = _blank(tokens, found, GMASK, special, infilling, rng)
-    return _finish(example, special, infilling, rng), GMASK
+    return _shift(example, infilling, rng), GMASK
 
 
 def _mask_id(objective: int, special: SpecialTokens, infilling: Infilling) -> int:
@@ -178,26 +197,35 @@ def _blank(tokens, found, objective, special, infilling, rng) -> Example:
         mask_id=_mask_id(objective, special, infilling),
         sop_id=special.sop,
         eop_id=special.eop,
+        eos_id=special.eos,
         block_positions=infilling.block_positions,
     )
 
 
-def _read_in_b(example: Example, special: SpecialTokens) -> np.ndarray:
-    """The masked tokens among Part B's inputs: all but the sop of each piece."""
-    in_b = np.arange(len(example.tokens)) >= example.sep
-    return in_b & (example.tokens != special.sop)
-
-
-def _noise(example: Example, where, prob: float, special: SpecialTokens, rng) -> None:
-    hit = where & (rng.random(len(example.tokens)) < prob)
-    example.tokens[hit] = special.require("dblock")[0]
-
-
-def _finish(example: Example, special: SpecialTokens, infilling: Infilling, rng) -> Example:
+def _noise(example: Example, found, length: int, special, infilling, rng) -> None:
+    """Puts ``[dBLOCK]`` over inputs: in Part B each by chance, in Part A a share near blanks."""
+    tokens, sep = example.tokens, example.sep
+    if infilling.block_mask_prob:
+        hit = rng.random(len(tokens)) < infilling.block_mask_prob
+        hit &= (np.arange(len(tokens)) >= sep) & (tokens != special.sop)
+        tokens[hit] = special.require("dblock")[0]
     if infilling.context_mask_ratio:
-        in_a = np.arange(len(example.tokens)) < example.sep
-        plain = in_a & ~np.isin(example.tokens, (*special.masks(), *special.require("cls", "eos")))
-        _noise(example, plain, infilling.context_mask_ratio, special, rng)
+        near = _around_blanks(found, sep)
+        near = near[~np.isin(tokens[near], special.require("cls", "eos"))]
+        count = int(infilling.context_mask_ratio * length)
+        tokens[rng.permutation(near)[:count]] = special.require("dblock")[0]
+
+
+def _around_blanks(found: choose.Spans, sep: int) -> np.ndarray:
+    """Slots of Part A within reach of a blank, the blanks themselves left out."""
+    vanish = found[:, 1] - found[:, 0] - 1
+    blanks = found[:, 0] - (np.cumsum(vanish) - vanish)
+    near = (blanks[:, None] + np.arange(-_CONTEXT, _CONTEXT + 1)).ravel()
+    near = np.setdiff1d(near, blanks)
+    return near[(near >= 0) & (near < sep)]
+
+
+def _shift(example: Example, infilling: Infilling, rng) -> Example:
     if infilling.random_position:
         room = max(0, infilling.random_position - int(example.positions[0].max()) - 1)
         example.positions[0] += int(rng.integers(0, room + 1))

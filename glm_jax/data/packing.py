@@ -27,7 +27,7 @@ def empty_row(length: int, pad_id: int = 0) -> Row:
     }
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _OpenRow:
     used: int = 0
     members: list[tuple[Example, int, Any]] = dataclasses.field(default_factory=list)
@@ -42,8 +42,10 @@ class Packer:
     Args:
       length: slots per row.
       pad_id: token of empty slots.
-      isolate: each example sees only itself. False, as in THUDM/GLM: it also sees all that stands
-        before it in its row (``k_start`` is 0 for everyone).
+      isolate: each example sees only itself. False: it also sees all that stands before it in its
+        row, Part B included (``k_start`` is 0 for everyone, ``k_end`` stays). That is as near as
+        one run of keys comes to THUDM/GLM, where documents that share a sample see each other both
+        ways; for exactly that, give ``make_example`` a sample of several documents.
       open_rows: rows that wait for what fits them; more of them leave less padding.
     """
 

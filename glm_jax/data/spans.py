@@ -6,6 +6,7 @@ numpy's, so they agree in distribution and not draw by draw.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -26,14 +27,16 @@ def span_length_law(mean: float = 3.0) -> np.ndarray:
     return weights / weights.sum()
 
 
-_CDF = np.cumsum(span_length_law())
+@functools.cache
+def _cumulative(mean: float) -> np.ndarray:
+    return np.cumsum(span_length_law(mean))
 
 
-def draw_lengths(budget: int, rng: np.random.Generator) -> Int[np.ndarray, " m"]:
+def draw_lengths(budget: int, rng: np.random.Generator, mean: float = 3.0) -> Int[np.ndarray, " m"]:
     """Span lengths until their sum reaches the budget; what overshoots is kept."""
     lengths = np.zeros(0, np.int64)
     while lengths.sum() < budget:
-        more = np.searchsorted(_CDF, rng.random(budget // 3 + 4), side="right") + 1
+        more = np.searchsorted(_cumulative(mean), rng.random(budget // 3 + 4), side="right") + 1
         lengths = np.concatenate([lengths, np.minimum(more, MAX_SPAN)])
     reached = np.searchsorted(np.cumsum(lengths), budget) + 1 if budget > 0 else 0
     return lengths[:reached]
@@ -72,18 +75,22 @@ def token_spans(
     rng: np.random.Generator,
     *,
     ratio: float = 0.15,
+    mean: float = 3.0,
     single: bool = False,
 ) -> Spans | None:
     """Short spans, ``ratio`` of all ``length`` tokens of the sample; None if they find no place.
 
     In a sample of several documents the shorter ones take spans while these cover at most
-    ``ratio`` of them, and the longest takes the rest.
+    ``ratio`` of them, and the longest (the first of equals) takes the rest.
     """
-    lengths = draw_lengths(1 if single else int(ratio * length), rng)
+    lengths = draw_lengths(1 if single else int(ratio * length), rng, mean)
     if not len(lengths) or not documents:
         return None
+    # The length that reached the budget tends to be a long one; left in its place, it would
+    # always be the text's last span.
+    lengths = rng.permutation(lengths)
     placed, used = [], 0
-    by_size = sorted(documents, key=lambda d: d[1] - d[0])
+    by_size = sorted(documents, key=lambda d: (d[1] - d[0], -d[0]))
     for document in by_size:
         size = document[1] - document[0]
         rest = np.cumsum(lengths[used:])
@@ -102,14 +109,22 @@ def token_spans(
 
 
 def sentences(
-    tokens: Int[np.ndarray, " n"], ends: Bool[np.ndarray, " n"], cls_id: int, eos_id: int
+    tokens: Int[np.ndarray, " n"],
+    ends: Bool[np.ndarray, " n"],
+    cls_id: int,
+    eos_id: int,
+    *,
+    with_cls: bool = False,
 ) -> Spans:
     """Stretches that close with a sentence's end, and what is left at the end of a cut text.
 
     [CLS] and eos belong to no sentence. What stands between the last sentence's end and an eos is
-    none either, as in the reference. Unlike there, a packed document's [CLS] is not either.
+    none either, as in the reference. There, all but the sample's first [CLS] belong to the sentence
+    that follows them, so that they may have to be predicted: ``with_cls`` does so too.
     """
     apart = (tokens == cls_id) | (tokens == eos_id)
+    if with_cls:
+        apart[1:] = tokens[1:] == eos_id
     closes = np.flatnonzero(ends & ~apart) + 1
     begins_after = np.union1d(closes, np.flatnonzero(apart) + 1)
     if not len(apart) or not apart[-1]:

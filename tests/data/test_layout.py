@@ -162,8 +162,8 @@ def test_j_seq2seq():
             eop_id=P,
             mask_ids=(M,),
         ),
-        tokens=[C, M, 1, E, E, S, 7, 8, E],
-        targets=[C, M, 1, E, E, 7, 8, P, E],
+        tokens=[C, M, 1, E, E, S, 7, 8, P],
+        targets=[0, 0, 0, 0, 0, 7, 8, P, E],
         loss=[0] * 5 + [1, 1, 1, 0],
         pos=[0, 1, 2, 3, 4, 1, 1, 1, 1],
         block=[0] * 5 + [1, 2, 3, 4],
@@ -182,9 +182,10 @@ def test_glm_130b_positions():
 @pytest.mark.parametrize(
     ("spans", "order", "message"),
     [
-        ([(2, 2)], [0], "not empty"),
-        ([(1, 3), (2, 4)], [0, 1], "apart"),
-        ([(3, 4), (1, 2)], [0, 1], "in text order"),
+        ([(2, 2)], [0], "not be empty"),
+        ([(4, 3)], [0], "start before end"),
+        ([(1, 3), (2, 4)], [0, 1], "must not overlap"),
+        ([(-1, 2)], [0], "leave the text of 6 tokens"),
         ([(1, 99)], [0], "leave the text of 6 tokens"),
         ([(1, 2)], [1], r"order \[1\] is not a permutation of 1 spans"),
         ([(1, 2)], [], "is not a permutation"),
@@ -193,6 +194,35 @@ def test_glm_130b_positions():
 def test_bad_spans_are_named(spans, order, message):
     with pytest.raises(ValueError, match=message):
         data.layout_spans([C, 1, 2, 3, 4, E], spans, order, **IDS)
+
+
+def test_spans_may_be_named_in_any_order():
+    text = [C, 1, 2, 3, 4, 5, 6, 7, 8, E]
+    one = data.layout_spans(text, [(2, 4), (6, 7)], [1, 0], **IDS)
+    other = data.layout_spans(text, [(6, 7), (2, 4)], [0, 1], **IDS)
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_spans_may_touch_and_each_keeps_its_mask():
+    example = data.layout_spans([C, 1, 2, 3, E], [(1, 3), (3, 4)], [0, 1], **IDS)
+    assert example.tokens.tolist() == [C, M, M, E, S, 1, 2, S, 3]
+    assert example.positions[0].tolist() == [0, 1, 2, 3, 1, 1, 1, 2, 2]
+
+
+def test_no_span_covers_the_document_s_end():
+    with pytest.raises(ValueError, match=rf"spans \[\[2, 4\]\] cover eos {E}; .* before it"):
+        data.layout_spans([C, 1, 2, E], [(2, 4)], [0], eos_id=E, **IDS)
+
+
+def test_a_suffix_is_scored_by_the_text_s_own_loss_mask():
+    """A packed document's [CLS] is read but not predicted."""
+    text, mask = [C, 1, E, C, 2, E], [0, 1, 1, 0, 1, 1]
+    example = data.layout_suffix(text, 4, gmask_id=G, sop_id=S, loss_mask=mask)
+    assert example.targets.tolist() == [C, 1, G, E, C, 2, E]
+    assert example.loss_weights.tolist() == [0, 0, 0, 1, 0, 1, 1]
+    with pytest.raises(ValueError, match="loss_mask has 2 entries; one for each of 6"):
+        data.layout_suffix(text, 4, gmask_id=G, sop_id=S, loss_mask=[1, 1])
 
 
 def test_bad_lengths_are_named():

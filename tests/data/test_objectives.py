@@ -1,9 +1,12 @@
 """One text to one example: the mix, the knobs, and that all chance comes from the generator."""
 
+import collections
 import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from glm_jax.data import INFILLING_PRESETS, OBJECTIVES, Infilling, make_example
 from glm_jax.presets import CHINESE, CHINESE_UNFIXED, GPT2
@@ -80,14 +83,33 @@ def test_block_mask_replaces_inputs_of_part_b_but_no_target_and_no_sop():
     assert GPT2.dblock not in example.targets
 
 
-def test_context_mask_leaves_blanks_and_ends_alone():
-    example, _ = make(Infilling(context_mask_ratio=1.0))
-    assert set(example.tokens[: example.sep].tolist()) <= {
-        GPT2.cls,
-        GPT2.eos,
-        GPT2.mask,
-        GPT2.dblock,
-    }
+def test_context_mask_takes_a_share_of_the_text_from_around_the_blanks():
+    for seed in range(20):
+        example, _ = make(Infilling(context_mask_ratio=0.1), seed)
+        part_a = example.tokens[: example.sep]
+        blanks, noise = (np.flatnonzero(part_a == i) for i in (GPT2.mask, GPT2.dblock))
+        assert len(noise) == int(0.1 * len(TEXT))
+        assert abs(noise[:, None] - blanks).min(axis=1).max() <= 3
+        assert part_a[0] == GPT2.cls
+        assert part_a[-1] == GPT2.eos
+        assert GPT2.dblock not in example.targets
+
+
+@pytest.mark.parametrize("objective", ["smask", "gmask"])
+def test_noise_belongs_to_the_mask_objective(objective):
+    noisy = Infilling(block_mask_prob=1.0, context_mask_ratio=0.5).only(objective)
+    for seed in range(20):
+        assert GPT2.dblock not in make(noisy, seed)[0].tokens
+
+
+def test_generation_over_several_documents_takes_the_end():
+    """Even where the last was cut down to its [CLS] and one token (spec 1.7)."""
+    text = np.array([GPT2.cls, *range(20, 40), GPT2.eos, GPT2.cls, 20], np.int32)
+    for seed in range(30):
+        example, objective = make(Infilling(0.0, 0.0, 1.0, suffix_prob=0.0), seed, text)
+        assert objective == 2
+        assert GPT2.eop not in example.targets
+        assert example.loss_weights[example.targets == GPT2.cls].sum() == 0
 
 
 def test_random_position_shifts_all_alike_within_the_table():
@@ -123,6 +145,42 @@ def test_ablations_keep_the_order_or_do_not_count_blocks():
     assert (np.diff(example.positions[0, example.sep :]) >= 0).all()
     flat, _ = make(Infilling(block_positions=False))
     assert set(flat.positions[1, flat.sep :].tolist()) == {1}
+
+
+def unmasked(example):
+    """The text again: every blank of Part A filled with the piece at its position."""
+    part_a, b = example.tokens[: example.sep], slice(example.sep, None)
+    pieces = collections.defaultdict(list)
+    for at, target in zip(example.positions[0, b], example.targets[b], strict=True):
+        pieces[int(at)].append(int(target))
+    text = []
+    for at, token in enumerate(part_a):
+        piece = pieces.get(at, [int(token)])
+        text += piece[:-1] if piece[-1] == GPT2.eop else piece
+    return text, len(pieces)
+
+
+@given(
+    st.sampled_from([name for name in INFILLING_PRESETS if name != "glm-130b"]),
+    st.lists(st.lists(st.integers(10, 40), min_size=1, max_size=60), min_size=1, max_size=4),
+    st.booleans(),
+    st.integers(0, 2**32),
+)
+def test_filling_the_blanks_gives_back_the_sample(name, documents, cut, seed):
+    """Whatever the mix; each masked token is scored once, and one eop for each span."""
+    text = [t for d in documents for t in (GPT2.cls, *d, GPT2.eos)]
+    text = np.array(text[:-1] if cut else text, np.int32)
+    made = make(INFILLING_PRESETS[name], seed, text)
+    if made is None:  # nothing to blank, or no place for it
+        return
+    example, objective = made
+    filled, blanks = unmasked(example)
+    assert filled == text.tolist()
+    part_b = example.targets[example.sep :]
+    assert np.isin(part_b, GPT2.eop).sum() in ({blanks} if objective < 2 else {0, 1})
+    scored = part_b != GPT2.cls
+    assert example.loss_weights[example.sep :].tolist() == scored.tolist()
+    assert not example.loss_weights[: example.sep].any()
 
 
 def test_a_text_without_a_sentence_is_blanked_by_tokens():

@@ -64,6 +64,21 @@ def test_packed_documents_share_the_spans():
         assert (found[1:, 0] > found[:-1, 1]).all()  # a visible token between neighbours
 
 
+def test_of_equally_long_documents_the_first_takes_the_rest():
+    """Room for int(.15 * 20) = 3 tokens in the other."""
+    for seed in range(100):
+        found = spans.token_spans(44, [(1, 21), (23, 43)], rng(seed))
+        second = found[found[:, 0] >= 23]
+        assert (second[:, 1] - second[:, 0]).sum() <= 3
+
+
+def test_a_long_span_is_as_likely_first_as_last():
+    """The length that reaches the budget is longer than most, so lengths are shuffled."""
+    drawn = [spans.token_spans(62, [(1, 61)], rng(seed)) for seed in range(3000)]
+    first, last = (np.mean([s[i, 1] - s[i, 0] for s in drawn]) for i in (0, -1))
+    assert abs(first - last) < 0.15
+
+
 def test_one_span_when_single():
     assert all(len(spans.token_spans(99, [(1, 98)], rng(s), single=True)) == 1 for s in range(50))
 
@@ -77,6 +92,8 @@ def test_sentences_close_with_a_stop_and_leave_out_cls_and_eos():
     assert spans.sentences(unclosed, unclosed == DOT, C, E).tolist() == [[1, 3]]
     packed = np.array([C, 1, DOT, E, C, 2, 3, DOT, E])
     assert spans.sentences(packed, packed == DOT, C, E).tolist() == [[1, 3], [5, 8]]
+    as_there = spans.sentences(packed, packed == DOT, C, E, with_cls=True)  # spec 1.6, quirk
+    assert as_there.tolist() == [[1, 3], [4, 8]]
 
 
 def test_sentences_are_taken_until_the_budget_is_reached():
