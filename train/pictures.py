@@ -1,0 +1,124 @@
+"""Pictures of a run: its loss curves, and what one packed batch looks like from inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
+
+OBJECTIVE_NAMES = {"mask": "[MASK]", "smask": "[sMASK]", "gmask": "[gMASK]"}
+COLOURS = {"mask": "#2a6f97", "smask": "#c8553d", "gmask": "#588157"}
+HIDDEN, PART_A, PART_B = "#f4f4f2", "#8fb8de", "#e07a5f"
+
+
+def read_log(path: str | Path) -> dict[str, list[dict[str, float]]]:
+    """The entries of a run's log.jsonl by kind, ``train`` and ``heldout``."""
+    entries: dict[str, list[dict[str, float]]] = {"train": [], "heldout": []}
+    for line in Path(path).read_text().splitlines():
+        entry = json.loads(line)
+        entries[entry.pop("kind")].append(entry)
+    return entries
+
+
+def loss_curves(log: Mapping[str, list[dict[str, float]]], path: str | Path) -> None:
+    """Loss of each objective over the steps: smoothed lines, dots where held out."""
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    for name, label in OBJECTIVE_NAMES.items():
+        steps, losses = _series(log["train"], name)
+        if len(steps):
+            axes.plot(steps, losses, color=COLOURS[name], alpha=0.18, linewidth=0.8)
+            axes.plot(steps, _smooth(losses), color=COLOURS[name], label=f"{label} training")
+        steps, losses = _series(log["heldout"], name)
+        if len(steps):
+            axes.plot(steps, losses, "o", color=COLOURS[name], label=f"{label} held out")
+    axes.set(xlabel="step", ylabel="nats per predicted token", title="Blank-infilling loss")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(ncol=2, frameon=False)
+    _save(figure, path)
+
+
+def packed_row(row: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """One row of a batch: who sees whom, and the two position rows beneath it.
+
+    Args:
+      row: k_start, k_end, objective [T] and positions [2, T].
+    """
+    figure, (mask, first, second) = plt.subplots(
+        3, 1, figsize=(8, 10), height_ratios=(6, 1, 1), sharex=True, layout="constrained"
+    )
+    length = len(row["k_start"])
+    keys = np.arange(length)
+    seen = (keys >= row["k_start"][:, None]) & (keys < row["k_end"][:, None])
+    in_b = row["positions"][1] > 0
+    mask.imshow(
+        np.where(seen, np.where(in_b[:, None], 2, 1), 0),
+        cmap=ListedColormap([HIDDEN, PART_A, PART_B]),
+        vmin=0,
+        vmax=2,
+        aspect="auto",
+        interpolation="nearest",
+    )
+    _outline(mask, row)
+    mask.set(ylabel="query", title="One packed row: each example sees only itself")
+    mask.legend(
+        handles=[
+            Patch(color=PART_A, label="seen by Part A (both directions)"),
+            Patch(color=PART_B, label="seen by Part B (Part A and its own past)"),
+            Patch(facecolor=HIDDEN, edgecolor="#bbb", label="hidden"),
+        ],
+        loc="upper right",
+        framealpha=0.95,
+    )
+    for axes, values, name in (
+        (first, row["positions"][0], "position"),
+        (second, row["positions"][1], "block position"),
+    ):
+        axes.scatter(keys[~in_b], values[~in_b], s=4, color=PART_A, label="Part A")
+        axes.scatter(keys[in_b], values[in_b], s=4, color=PART_B, label="Part B")
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.25)
+    second.set_xlabel("slot of the row (keys above)")
+    _save(figure, path)
+
+
+def fullest_row(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The row of a batch that holds the most different objectives, and then the most examples."""
+    kinds = [len(set(o[o >= 0].tolist())) for o in batch["objective"]]
+    examples = [len(set(k.tolist())) for k in batch["k_start"]]
+    best = max(range(len(kinds)), key=lambda i: (kinds[i], examples[i]))
+    return {name: np.asarray(x[best]) for name, x in batch.items()}
+
+
+def _outline(axes, row: Mapping[str, np.ndarray]) -> None:
+    """Names each example at its diagonal block."""
+    for start in np.unique(row["k_start"][row["objective"] >= 0]):
+        inside = np.flatnonzero((row["k_start"] == start) & (row["objective"] >= 0))
+        name = list(OBJECTIVE_NAMES.values())[row["objective"][inside[0]]]
+        axes.text(inside[-1] + 2, inside[0] + 2, name, fontsize=8, va="top")
+
+
+def _series(entries: list[dict[str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    found = [(e["step"], e[name]) for e in entries if name in e]
+    steps, losses = zip(*found, strict=True) if found else ((), ())
+    return np.array(steps), np.array(losses)
+
+
+def _smooth(values: np.ndarray, half_life: float = 8.0) -> np.ndarray:
+    out, keep = np.array(values, float), 0.5 ** (1 / half_life)
+    for i in range(1, len(out)):
+        out[i] = keep * out[i - 1] + (1 - keep) * values[i]
+    return out
+
+
+def _save(figure, path: str | Path) -> None:
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
