@@ -11,13 +11,13 @@ help:  ## what there is
 demo: install  ## train a small GLM on this Python's documentation, then fill blanks (demo/)
 	$(BIN)/python -m train.demo
 
-test: install  ## lint and all tests, on CPU
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: lint  ## lint and all tests, on CPU
 	$(BIN)/pytest -n 2 -q
 
 lint: install  ## ruff and the type checker
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyrefly check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
 
 test-tpu-compile: install  ## only the tests that run the TPU compiler
 	$(BIN)/pytest -q -m tpu_compile

@@ -121,7 +121,8 @@ def draw(log, tokenizer: SentencePieceTokenizer, args: Pretrain, output: Path) -
         seq_len=args.seq_len,
         seed=args.seed,
     )
-    pictures.packed_row(pictures.fullest_row(next(loader)), output / "packed_row.png")
+    batches = [next(loader) for _ in range(8)]
+    pictures.packed_row(pictures.fullest_row(batches), output / "packed_row.png")
     loader.close()
     print(f"\nmodel in {output}/model; pictures: {output}/loss.png, {output}/packed_row.png")
     print(f"TensorBoard: tensorboard --logdir {output}/tensorboard")

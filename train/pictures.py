@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -68,15 +68,16 @@ def packed_row(row: Mapping[str, np.ndarray], path: str | Path) -> None:
         interpolation="nearest",
     )
     _outline(mask, row)
-    mask.set(ylabel="query", title="One packed row: each example sees only itself")
-    mask.legend(
+    mask.set(ylabel="query", title="One packed row: each example sees itself alone")
+    figure.legend(
         handles=[
             Patch(color=PART_A, label="seen by Part A (both directions)"),
-            Patch(color=PART_B, label="seen by Part B (Part A and its own past)"),
+            Patch(color=PART_B, label="seen by Part B (Part A, its own past)"),
             Patch(facecolor=HIDDEN, edgecolor="#bbb", label="hidden"),
         ],
-        loc="upper right",
-        framealpha=0.95,
+        loc="outside upper center",
+        ncol=3,
+        frameon=False,
     )
     for axes, values, name in (
         (first, row["positions"][0], "position"),
@@ -90,12 +91,15 @@ def packed_row(row: Mapping[str, np.ndarray], path: str | Path) -> None:
     _save(figure, path)
 
 
-def fullest_row(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The row of a batch that holds the most different objectives, and then the most examples."""
-    kinds = [len(set(o[o >= 0].tolist())) for o in batch["objective"]]
-    examples = [len(set(k.tolist())) for k in batch["k_start"]]
-    best = max(range(len(kinds)), key=lambda i: (kinds[i], examples[i]))
-    return {name: np.asarray(x[best]) for name, x in batch.items()}
+def fullest_row(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The row that holds the most different objectives, and then the most examples."""
+    rows = [
+        {name: np.asarray(x[i]) for name, x in batch.items()}
+        for batch in batches
+        for i in range(len(batch["tokens"]))
+    ]
+    kinds = lambda row: len(set(row["objective"].tolist()) - {-1})
+    return max(rows, key=lambda row: (kinds(row), len(np.unique(row["k_start"]))))
 
 
 def _outline(axes, row: Mapping[str, np.ndarray]) -> None:

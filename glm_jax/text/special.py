@@ -1,4 +1,4 @@
-"""The command tokens' ids live beside the config (``glm_jax.special``); this is their usual door."""
+"""The command tokens' ids live beside the config, in ``glm_jax.special``; they are wanted here."""
 
 from glm_jax.special import SpecialTokens
 
