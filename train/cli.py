@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import logging
 import re
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -43,12 +47,31 @@ def parse(defaults: Mapping[str, T], default: str, prog: str, argv: Sequence[str
 
 def run(main: Callable[[], object]) -> None:
     """Calls ``main`` and ends the process: status 2 after a UserError, in one line on stderr."""
+    _quieten_background()
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:
+        if not isinstance(error, UserError) and error.errno != errno.ENOSPC:
+            raise
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
+        # What background threads fail with from here on follows from the same cause.
+        threading.excepthook = sys.unraisablehook = lambda args: None
+        warnings.simplefilter("ignore")
         sys.exit(2)
+
+
+def _quieten_background() -> None:
+    """When a disk is full, Orbax's and TensorBoard's own threads print tracebacks; the main thread
+    gets the error as well and reports it."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if getattr(args.exc_value, "errno", None) != errno.ENOSPC:
+            threading.__excepthook__(args)
+
+    threading.excepthook = in_thread
 
 
 def _option(argv: Sequence[str], name: str) -> str | None:

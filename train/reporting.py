@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -103,8 +104,9 @@ class Reporter:
         if self._active:
             if self._bar:
                 self._bar.stop()
-            self._log.close()
-            self._board.close()
+            with contextlib.suppress(OSError):  # a full disk, which was reported before
+                self._log.close()
+                self._board.close()
 
     def _write(self, kind: str, entry: Mapping[str, Any]) -> None:
         self._log.write(json.dumps({"kind": kind, **entry}) + "\n")

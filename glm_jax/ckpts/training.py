@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -21,9 +21,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 from glm_jax.ckpts.checksums import checksums, damaged
 from glm_jax.ckpts.trees import differences, flat_paths, from_plain, to_plain
 from glm_jax.errors import UserError, first_line
-
-# Orbax logs whole tracebacks of errors that are reported here in one line.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Resumable(Protocol):
@@ -54,8 +51,13 @@ class TrainCheckpoints:
     def __init__(self, directory: epath.PathLike, run: Mapping[str, Any], *, keep: int = 3):
         self.directory = epath.Path(directory).absolute()
         self._run = json.loads(json.dumps(dict(run)))
+        # One that cannot be made in the background (full disk) would be waited for 20 minutes.
+        at_once = ocp.AsyncOptions(create_directories_asynchronously=False)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, lightweight_initialize=True
+            max_to_keep=keep,
+            cleanup_tmp_directories=True,
+            lightweight_initialize=True,
+            async_options=at_once,
         )
         with self._errors("cannot be used"):
             self._manager = ocp.CheckpointManager(
@@ -87,6 +89,7 @@ class TrainCheckpoints:
                 "data": _SaveText(json.dumps(data.get_state())),
                 "run": ocp.args.JsonSave(self._run),
             }
+            self._check_room(plain)
             with self._errors("could not be written"):
                 self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         if wait:
@@ -151,6 +154,20 @@ class TrainCheckpoints:
         with self._errors("could not be written"):
             self._manager.close()
 
+    def _check_room(self, plain: Mapping[str, Any]) -> None:
+        """A disk that fills up in the middle of a save makes its threads print for pages."""
+        try:
+            free = shutil.disk_usage(self.directory).free
+        except OSError:  # not a local directory
+            return
+        shards = [s for x in jax.tree.leaves(plain) for s in x.addressable_shards]
+        needed = 1.05 * sum(s.data.nbytes for s in shards if s.replica_id == 0) + 2e6
+        if needed > free:
+            raise UserError(
+                f"no room for a checkpoint in {self.directory}: it needs {needed / 1e6:,.1f} MB, "
+                f"{free / 1e6:,.1f} MB are free"
+            )
+
     def _restore(self, step: int, like: Any) -> tuple[Any, Any]:
         plain = to_plain(like)
         with _as_damage():
@@ -199,7 +216,8 @@ class TrainCheckpoints:
         try:
             yield
         except Exception as error:  # OSError, ValueError, TensorStore's: all mean the same here
-            reason = first_line(error)
+            full = "No space left" in str(error)  # TensorStore names the file at length first
+            reason = "No space left on device" if full else first_line(error)
             raise UserError(f"checkpoints in {self.directory} {what}: {reason}") from error
 
 
