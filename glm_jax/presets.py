@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from glm_jax.config import GLMConfig
 from glm_jax.special import SpecialTokens
 
@@ -36,19 +38,7 @@ CHINESE = SpecialTokens(
 )
 # In the 10B's vocabulary [gMASK] has the id of <|endofpiece|>; its released converter copies that
 # row to 50009, the id its Hugging Face tokenizer uses.
-CHINESE_UNFIXED = SpecialTokens(
-    pad=50000,
-    eos=50000,
-    cls=50002,
-    sep=50001,
-    mask=50003,
-    unk=50004,
-    sop=50006,
-    eop=50007,
-    gmask=50007,
-    smask=50008,
-    dblock=50009,
-)
+CHINESE_UNFIXED = dataclasses.replace(CHINESE, gmask=50007, dblock=50009)
 CHATGLM = SpecialTokens(pad=3, eos=130005, mask=130000, gmask=130001, sop=130004, eop=130005)
 CHATGLM_V1_0 = SpecialTokens(pad=0, eos=20002, mask=150000, gmask=150001, sop=150004, eop=150005)
 CHATGLM2 = SpecialTokens(pad=0, eos=2, mask=64789, gmask=64790, smask=64791, sop=64792, eop=64793)

@@ -1,6 +1,6 @@
 """Text to ids and back."""
 
-from glm_jax.text.special import SpecialTokens
+from glm_jax.special import SpecialTokens
 from glm_jax.text.tokenizer import (
     IncrementalDecoder,
     SentencePieceTokenizer,
