@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from train.options import Pretrain
 from train.run import Run
@@ -28,17 +30,19 @@ def within_time(run: Run) -> Pretrain:
     else:
         seconds = seconds_per_step(run)
         steps = max(1, min(args.steps, int(60 * args.max_minutes / seconds)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"steps": steps, "trialseconds_per_step": seconds}) + "\n")
+        steps = int(multihost_utils.broadcast_one_to_all(np.int32(steps)))
+        whole = path.with_suffix(".writing")
+        whole.write_text(json.dumps({"steps": steps, "seconds_per_step": seconds}) + "\n")
+        whole.replace(path)
     if steps == args.steps:
         return args
     schedule = args.optimizer.schedule
     decay = max(1, round(schedule.decay_steps * steps / args.steps))
     schedule = dataclasses.replace(schedule, decay_steps=decay)
     optimizer = dataclasses.replace(args.optimizer, schedule=schedule)
-    print(
-        f"{steps} steps instead of {args.steps}: more would take over {args.max_minutes:g} minutes"
-    )
+    if jax.process_index() == 0:
+        limit = f"{args.max_minutes:g} minutes"
+        print(f"{steps} steps instead of {args.steps}: more would take over {limit}", flush=True)
     return dataclasses.replace(args, steps=steps, optimizer=optimizer)
 
 
@@ -52,4 +56,5 @@ def seconds_per_step(run: Run, trials: int = 6) -> float:
         state, metrics = step(state, put_batch(next(batches), run.mesh))
         jax.block_until_ready(metrics)
         times.append(time.monotonic() - began)
+    batches.close()
     return sorted(times[1:])[len(times[1:]) // 2]

@@ -50,6 +50,8 @@ def run(main: Callable[[], object]) -> None:
     _quieten_background()
     try:
         main()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (UserError, OSError) as error:
         if not isinstance(error, UserError) and error.errno != errno.ENOSPC:
             raise

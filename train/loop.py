@@ -16,7 +16,7 @@ from jaxtyping import Array
 from glm_jax.ckpts import TrainCheckpoints
 from glm_jax.errors import UserError
 from train.reporting import Reporter
-from train.trainer import Batch, TrainState, put_batch
+from train.trainer import Batch, StepFn, TrainState, put_batch
 
 MAX_SKIPPED_IN_A_ROW = 20
 
@@ -44,7 +44,7 @@ class Intervals:
 
 def fit(
     state: TrainState,
-    step_fn: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]],
+    step_fn: StepFn,
     data: Iterator[Batch],
     *,
     mesh: Mesh,

@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from glm_jax.ckpts.training import Resumable
-
 
 class MixedBatches:
     """Each step takes its batch from ``other`` with probability ``ratio``, else from ``main``.
 
     The draw depends on (seed, step) alone, so every process takes the same side (THUDM/GLM
     pretrain_glm.py draws per process; a jitted global batch must agree).
+
+    Args:
+      main, other: iterators with ``get_state``, ``set_state`` and ``close``, as Grain's.
     """
 
-    def __init__(self, main: Resumable, other: Resumable, ratio: float, seed: int):
+    def __init__(self, main: Any, other: Any, ratio: float, seed: int):
         if not 0 <= ratio <= 1:
             raise ValueError(f"ratio {ratio} is not a share between 0 and 1")
         self._main, self._other, self._ratio, self._seed = main, other, ratio, seed
@@ -30,6 +31,11 @@ class MixedBatches:
         rng = np.random.Generator(np.random.Philox(key=[self._seed, self._step]))
         self._step += 1
         return next(self._other if rng.random() < self._ratio else self._main)
+
+    def close(self) -> None:
+        """Ends the worker processes of both."""
+        self._main.close()
+        self._other.close()
 
     def get_state(self) -> dict[str, Any]:
         states = {"main": self._main.get_state(), "other": self._other.get_state()}

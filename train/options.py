@@ -8,7 +8,7 @@ from typing import Literal
 
 from glm_jax.config import GLMConfig
 from glm_jax.config import preset as model_preset
-from glm_jax.data.config import DataConfig
+from glm_jax.data import DataConfig
 from glm_jax.nn import Compute
 from glm_jax.sharding import MeshConfig
 from glm_jax.special import SpecialTokens
@@ -95,6 +95,9 @@ class Pretrain:
     """Where the defaults come from: see train/presets.py."""
     output: str = "runs/demo"
     """Directory of the run: checkpoints, log.jsonl, tensorboard, tokenizer, and the final model."""
+    shared: str = ""
+    """Where checkpoints and the final model go instead: a place that all hosts of a pod see, such
+    as gs://bucket/run."""
     tokenizer: str = ""
     """Directory with a tokenizer; empty: one is trained on the data first and kept in output."""
     vocab_size: int = 8192

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glm_jax.data.config import DataConfig
+from glm_jax.data import DataConfig
 from glm_jax.nn import Compute
 from train.loop import Intervals
 from train.optim import Optimizer

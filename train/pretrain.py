@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
+from etils import epath
 
 from glm_jax.ckpts import TrainCheckpoints, save_model
 from glm_jax.config import flops_per_token, num_params
@@ -41,8 +41,8 @@ def main(args: Pretrain) -> bool:
 
 
 def _train(run: Run) -> bool:
-    args, output = run.args, Path(run.args.output)
-    checkpoints = TrainCheckpoints(output / "checkpoints", run.identity(), keep=args.keep)
+    args, place = run.args, epath.Path(run.args.shared or run.args.output)
+    checkpoints = TrainCheckpoints(place / "checkpoints", run.identity(), keep=args.keep)
     data = run.train_batches()
     warn = lambda text: print(f"warning: {text}", file=sys.stderr, flush=True)
     state = checkpoints.restore_latest(abstract_state(run.init, run.mesh), data, warn)
@@ -64,15 +64,16 @@ def _train(run: Run) -> bool:
             heldout=run.heldout(),
         )
         if done:
-            _export(run, state.model, output / "model")
-            report.say(f"model in {output / 'model'}")
+            _export(run, state.model, place / "model")
+            report.say(f"model in {place / 'model'}")
     finally:
         report.close()
+        data.close()
         checkpoints.close()
     return done
 
 
-def _export(run: Run, model: GLM, directory: Path) -> None:
+def _export(run: Run, model: GLM, directory: epath.Path) -> None:
     save_model(directory, model, run.config, tokenizer_dir=run.tokenizer_dir, overwrite=True)
 
 

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from glm_jax.config import GLMConfig
-from glm_jax.data import INFILLING_PRESETS, OBJECTIVES
-from glm_jax.data.config import DataConfig
-from glm_jax.data.corpus import open_corpus
-from glm_jax.data.pipeline import make_loader
+from glm_jax.data import INFILLING_PRESETS, OBJECTIVES, DataConfig, make_loader, open_corpus
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM, Compute, lm_loss
 from glm_jax.sharding import make_mesh
 from glm_jax.text import SentencePieceTokenizer, load_tokenizer, train_sentencepiece
 from train.heldout import Heldout, objectives_of
 from train.mixing import MixedBatches
+from train.optim import Optimizer
 from train.options import Pretrain
-from train.trainer import Batch, LossFn, Parts, TrainState, init_state, make_train_step
+from train.trainer import Batch, LossFn, Parts, StepFn, TrainState, init_state, make_train_step
 
 
 def blank_infilling_loss(
@@ -50,6 +47,19 @@ def blank_infilling_loss(
         return total, parts
 
     return loss_fn
+
+
+@functools.cache
+def _step(
+    config: GLMConfig, compute: Compute, optimizer: Optimizer, seed: int, accumulate: int
+) -> StepFn:
+    return make_train_step(
+        blank_infilling_loss(config, compute, optimizer.embed_grad_scale),
+        optimizer.make(),
+        schedule=optimizer.schedule.fn(),
+        seed=seed,
+        accumulate=accumulate,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,17 +134,10 @@ class Run:
         make_model = lambda key: GLM(self.config, key, param_dtype=dtype)
         return init_state(make_model, self.args.optimizer.make(), key)
 
-    def step(self) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-        """The jitted train step."""
-        optimizer = self.args.optimizer
-        loss = blank_infilling_loss(self.config, self.args.compute, optimizer.embed_grad_scale)
-        return make_train_step(
-            loss,
-            optimizer.make(),
-            schedule=optimizer.schedule.fn(),
-            seed=self.args.seed,
-            accumulate=self.args.accumulate,
-        )
+    def step(self) -> StepFn:
+        """The jitted train step; the same object for the same options, so it compiles once."""
+        args = self.args
+        return _step(self.config, args.compute, args.optimizer, args.seed, args.accumulate)
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with its checkpoint to continue it exactly."""
@@ -160,13 +163,13 @@ def _check_directory(output: str) -> None:
 def _ensure_tokenizer(args: Pretrain) -> Path:
     if args.tokenizer:
         return Path(args.tokenizer)
+    if jax.process_count() > 1:
+        raise UserError("--tokenizer is empty: a run on several hosts needs one that all can read")
     path = Path(args.output) / "tokenizer"
-    if not path.exists() and jax.process_index() == 0:
+    if not path.exists():
         corpus = open_corpus(args.data, "train")
         print(f"training a tokenizer of {args.vocab_size} pieces on {corpus.label}", flush=True)
         train_sentencepiece((corpus[i] for i in range(len(corpus))), args.vocab_size, path)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("tokenizer trained")
     return path
 
 

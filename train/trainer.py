@@ -35,6 +35,10 @@ class TrainState:
     skipped_in_a_row: Int[Array, ""]
 
 
+StepFn = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+"""(state, batch) -> (next state, numbers to report)."""
+
+
 def init_state(
     make_model: Callable[[Array], Any], tx: optax.GradientTransformation, key: Array
 ) -> TrainState:
@@ -70,7 +74,7 @@ def make_train_step(
     schedule: Callable[[Array], Array],
     seed: int = 0,
     accumulate: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+) -> StepFn:
     """The jitted step ``(state, batch) -> (state, metrics)``; the state given in is donated.
 
     Args:

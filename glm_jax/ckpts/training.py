@@ -50,7 +50,8 @@ class TrainCheckpoints:
 
     def __init__(self, directory: epath.PathLike, run: Mapping[str, Any], *, keep: int = 3):
         self.directory = epath.Path(directory).absolute()
-        self._run = json.loads(json.dumps(dict(run)))
+        # Each process saves the place of its own rows, so their number must stay.
+        self._run = json.loads(json.dumps({**run, "processes": jax.process_count()}))
         # One that cannot be made in the background (full disk) would be waited for 20 minutes.
         at_once = ocp.AsyncOptions(create_directories_asynchronously=False)
         options = ocp.CheckpointManagerOptions(
