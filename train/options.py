@@ -92,7 +92,9 @@ class Pretrain:
     """
 
     preset: str = "demo"
-    """Where the defaults come from: see train/presets.py."""
+    """Where the defaults come from: demo, tiny (seconds, for trying things out), or the recipe of a
+    release: glm-base, glm-large, glm-roberta-large, glm-large-chinese, glm-10b, glm-10b-longer,
+    glm-10b-chinese, glm-10b-chinese-longer."""
     output: str = "runs/demo"
     """Directory of the run: checkpoints, log.jsonl, tensorboard, tokenizer, and the final model."""
     shared: str = ""

@@ -115,15 +115,14 @@ _RECIPES = (
 )
 
 DEMO = Pretrain(
-    steps=480,
-    batch_size=8,
+    steps=400,
+    batch_size=4,
     seq_len=256,
     max_minutes=4.0,
     model=Model("glm-base", num_layers=6, embed_dim=320, num_heads=5, max_seq_len=256, dropout=0.0),
-    optimizer=Optimizer(schedule=Schedule(2e-3, 480, 0.08, 0.05), beta2=0.98),
-    every=Intervals(log=1, heldout=120, save=240),
-    compute=Compute(dtype="float32"),
-    heldout_batches=6,
+    optimizer=Optimizer(schedule=Schedule(1e-3, 400, 0.08, 0.05)),
+    every=Intervals(log=1, heldout=100, save=200),
+    heldout_batches=12,
     keep=2,
 )
 """About 10 million parameters; four minutes on two CPU cores."""

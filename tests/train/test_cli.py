@@ -61,7 +61,7 @@ def test_help_teaches(capsys):
         parse("--help")
     assert not stop.value.code
     said = " ".join(capsys.readouterr().out.split())
-    for words in ("--mesh.fsdp", "goes on where it stopped", "keeps falling, below zero"):
+    for words in (*PRESETS, "--mesh.fsdp", "goes on where it stopped", "keeps falling, below zero"):
         assert words in said
 
 
