@@ -49,6 +49,10 @@ class Options:
     """Layers per step of our scan; 0: all (faster on a CPU), 1: a plain scan."""
     remat: nn.compute.Remat = "none"
     """Our rematerialisation."""
+    loss_tokens: int = 1024
+    """Tokens whose logits exist at one time in our loss."""
+    attention: nn.compute.Implementation = "auto"
+    """Our attention."""
     threads: int = 0
     """Threads for torch; 0: its default."""
 
@@ -56,7 +60,11 @@ class Options:
 def our_step(options: Options, config: GLMConfig, tokens: np.ndarray) -> Callable[[], float]:
     """A function that makes one training step and returns its loss."""
     compute = nn.Compute(
-        dtype=options.dtype, remat=options.remat, unroll=options.unroll or config.num_layers
+        dtype=options.dtype,
+        remat=options.remat,
+        attention=options.attention,
+        loss_chunk=max(1, options.loss_tokens // options.batch),
+        unroll=options.unroll or config.num_layers,
     )
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4, weight_decay=0.1))
     k_start, k_end = nn.causal_ranges(*tokens.shape)
