@@ -9,7 +9,7 @@ help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 demo: install  ## train a small GLM on this Python's documentation, then fill blanks (demo/)
-	$(BIN)/python -m train.demo
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m train.demo
 
 test: lint  ## lint and all tests, on CPU
 	$(BIN)/pytest -n 2 -q
