@@ -80,7 +80,7 @@ def print_blanks(model: GLM, tokenizer: SentencePieceTokenizer, args: Pretrain) 
         right = _line(tokenizer.decode(example.tokens[at + 1 : example.sep]))[:SHOWN]
         truth = _line(tokenizer.decode(example.targets[example.sep : -1])).strip()
         print(f"  {left:>{SHOWN}} [____] {right}")
-        print(f"  {'':>{SHOWN}} model: {_line(tokenizer.decode(ids)).strip()!r}  truth: {truth!r}")
+        print(f"  {'':>{SHOWN}} model: {tokenizer.decode(ids)!r}  truth: {truth!r}")
 
 
 def blanks(tokenizer: SentencePieceTokenizer, data: DataConfig, seed: int) -> list[Example]:
