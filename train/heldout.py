@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,23 +22,22 @@ class Heldout:
     """Evaluates a model on the first batches of every objective's held-out loader.
 
     Args:
-      loaders: for each objective a function that opens its loader; every batch holds examples of
-        that objective alone.
+      loaders: for each objective a function that opens its loader (``glm_jax.data.make_loader``);
+        every batch holds examples of that objective alone.
       batches: how many of each to use; fewer where the held-out text is short.
     """
 
     def __init__(
         self,
         loss_fn: LossFn,
-        loaders: Mapping[str, Callable[[], Iterator[Batch]]],
+        loaders: Mapping[str, Callable[[], Any]],
         mesh: Mesh,
         *,
         batches: int,
     ):
         self._step, self._mesh = make_eval_step(loss_fn), mesh
         self._batches: dict[str, Sequence[Batch]] = {
-            name: list(itertools.islice(open_loader(), batches))
-            for name, open_loader in loaders.items()
+            name: _first(open_loader(), batches) for name, open_loader in loaders.items()
         }
 
     def __call__(self, model: Any) -> dict[str, float]:
@@ -51,3 +50,10 @@ class Heldout:
             loss, count = jax.device_get(self._step(model, put_batch(batch, self._mesh))["loss"])
             total, weight = total + float(loss), weight + float(count)
         return total / weight if weight else float("nan")
+
+
+def _first(loader: Any, batches: int) -> list[Batch]:
+    try:
+        return list(itertools.islice(loader, batches))
+    finally:
+        loader.close()

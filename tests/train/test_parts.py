@@ -120,7 +120,7 @@ def test_heldout_loss_is_averaged_by_token():
 
     rows = [{"loss_weights": np.full((1, n), 1.0, np.float32)} for n in (4, 4, 4)]
     rows[1]["loss_weights"][:] = 0
-    heldout = Heldout(loss_fn, {"mask": lambda: iter(rows)}, ONE, batches=2)
+    heldout = Heldout(loss_fn, {"mask": lambda: (row for row in rows)}, ONE, batches=2)
     assert heldout(jnp.asarray(2.5)) == {"mask": 2.5}
 
 
