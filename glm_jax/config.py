@@ -59,6 +59,11 @@ class GLMConfig:
     prefix_lm: bool = False
     """Part A sees all of Part A (GLM, ChatGLM-6B); otherwise every token sees its past."""
 
+    quantization: Literal["none", "int8", "int4"] = "none"
+    """The matrices of every layer are kept as integers, as in the released int8 and int4 files."""
+    num_labels: int = 0
+    """Classes of a sequence-classification head; 0: there is none."""
+
     embed_dropout: float = 0.0
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0
@@ -77,6 +82,14 @@ class GLMConfig:
         for field in (*sizes.split(), "max_seq_len"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+        if self.num_labels < 0:
+            raise ValueError(f"num_labels is {self.num_labels}; it must not be negative")
+        columns = self.embed_dim, self.head_dim, self.mlp_dim
+        if self.quantization == "int4" and any(size % 2 for size in columns):
+            raise ValueError(
+                "int4 keeps two columns in a byte: embed_dim, head_dim and mlp_dim must be even, "
+                f"they are {', '.join(map(str, columns))}"
+            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"

@@ -52,6 +52,9 @@ def test_an_unknown_preset_names_those_there_are():
         ({"num_kv_heads": 5}, "num_heads 32 is not a multiple of num_kv_heads 5"),
         ({"norm": "batchnorm"}, "norm is 'batchnorm'; choose one of layernorm, rmsnorm"),
         ({"head_dim": 6}, "must be an even number"),
+        ({"num_labels": -1}, "num_labels is -1; it must not be negative"),
+        ({"quantization": "int3"}, "quantization is 'int3'; choose one of none, int8, int4"),
+        ({"quantization": "int4", "mlp_dim": 107}, "must be even, they are 4096, 128, 107"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(change, message):
