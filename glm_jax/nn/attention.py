@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from glm_jax.config import GLMConfig
 from glm_jax.nn.cache import KVCache
 from glm_jax.nn.compute import Compute
-from glm_jax.nn.linear import Linear
+from glm_jax.nn.linear import layer_linear
 from glm_jax.nn.positions import Rope
 from glm_jax.ops.attention import Dropout, attention
 from glm_jax.sharding import constrain
@@ -39,15 +39,14 @@ class Attention(nnx.Module):
         keys = jax.random.split(key, 4)
         width, head = (("embed", config.embed_dim),), ("head_dim", config.head_dim)
         q_heads, kv_heads = ("heads", config.num_heads), ("kv_heads", config.num_kv_heads)
-        qkv = {"std": config.init_std, "bias": config.qkv_bias, "dtype": dtype}
-        small = config.init_std / (2 * config.num_layers) ** 0.5
+        qkv = {"std": config.init_std, "bias": config.qkv_bias}
+        out = {"std": config.init_std / (2 * config.num_layers) ** 0.5, "bias": config.linear_bias}
+        linear = layer_linear(config, dtype)
         self.dropout = config.attention_dropout
-        self.q_proj = Linear(keys[0], (q_heads, head), width, **qkv)
-        self.k_proj = Linear(keys[1], (kv_heads, head), width, **qkv)
-        self.v_proj = Linear(keys[2], (kv_heads, head), width, **qkv)
-        self.o_proj = Linear(
-            keys[3], width, (q_heads, head), std=small, bias=config.linear_bias, dtype=dtype
-        )
+        self.q_proj = linear(keys[0], (q_heads, head), width, **qkv)
+        self.k_proj = linear(keys[1], (kv_heads, head), width, **qkv)
+        self.v_proj = linear(keys[2], (kv_heads, head), width, **qkv)
+        self.o_proj = linear(keys[3], width, (q_heads, head), **out)
 
     def __call__(
         self,

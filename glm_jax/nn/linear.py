@@ -1,30 +1,94 @@
-"""A weight [out..., in...] and its optional bias."""
+"""A weight [out..., in...] and its optional bias, as floats or as integers with scales."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from glm_jax.config import GLMConfig
 from glm_jax.nn import params
 from glm_jax.ops.linear import linear
+from glm_jax.ops.quantized import quantize, quantized_linear
+
+Axes = tuple[tuple[str, int], ...]
+"""((logical axis, size), ...): shape and sharding in one place."""
+
+BITS = {"int8": 8, "int4": 4}
 
 
 class Linear(nnx.Module):
-    """Maps the last ``len(inputs)`` axes of its input onto the axes of ``outputs``.
+    """Maps the last ``len(inputs)`` axes of its input onto the axes of ``outputs``."""
 
-    ``outputs`` and ``inputs`` are ((logical axis, size), ...): shape and sharding in one place.
-    """
-
-    def __init__(self, key, outputs, inputs, *, std: float, bias: bool, dtype=jnp.float32):
+    def __init__(
+        self, key, outputs: Axes, inputs: Axes, *, std: float, bias: bool, dtype=jnp.float32
+    ):
         axes, shape = zip(*outputs, *inputs, strict=True)
         self.num_inputs = len(inputs)
         self.weight = params.normal(key, shape, axes, std, dtype)
-        out_axes, out_shape = zip(*outputs, strict=True)
-        # A bias is a vector: sharding it over fsdp would save nothing and cost a gather.
-        out_axes = tuple("embed_vector" if a == "embed" else a for a in out_axes)
-        self.bias = params.zeros(out_shape, out_axes, dtype) if bias else None
+        self.bias = params.zeros(*_vector(outputs), dtype) if bias else None
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         bias = None if self.bias is None else self.bias[...].astype(x.dtype)
         return linear(x, self.weight[...].astype(x.dtype), bias, inputs=self.num_inputs)
+
+
+class QuantizedLinear(nnx.Module):
+    """``Linear`` with its weight as ``weight_q`` int8 and ``weight_scale`` float16 [out...].
+
+    With 4 bits the last axis of ``weight_q`` is half as long (``glm_jax.ops.quantized``). Neither
+    is an ``nnx.Param``: what is trained beside them is told apart by type.
+    """
+
+    def __init__(
+        self,
+        key,
+        outputs: Axes,
+        inputs: Axes,
+        *,
+        bits: int,
+        std: float,
+        bias: bool,
+        dtype=jnp.float32,
+    ):
+        axes, shape = zip(*outputs, *inputs, strict=True)
+        self.bits, self.num_inputs = bits, len(inputs)
+        weight = jax.random.normal(key, shape, jnp.float32) * std
+        q, scale = quantize(weight, bits, inputs=len(inputs))
+        vector_shape, vector_axes = _vector(outputs)
+        self.weight_q = params.frozen(q, axes)
+        self.weight_scale = params.frozen(scale, vector_axes)
+        self.bias = params.zeros(vector_shape, vector_axes, dtype) if bias else None
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        bias = None if self.bias is None else self.bias[...].astype(x.dtype)
+        weight = self.weight_q[...], self.weight_scale[...]
+        return quantized_linear(x, *weight, bias, bits=self.bits, inputs=self.num_inputs)
+
+
+class MakeLinear(Protocol):
+    def __call__(
+        self, key: Array, outputs: Axes, inputs: Axes, *, std: float, bias: bool
+    ) -> Linear | QuantizedLinear: ...
+
+
+def layer_linear(config: GLMConfig, dtype) -> MakeLinear:
+    """How this network's layers keep their matrices."""
+
+    def make(key, outputs, inputs, *, std, bias):
+        kind = {"std": std, "bias": bias, "dtype": dtype}
+        if config.quantization == "none":
+            return Linear(key, outputs, inputs, **kind)
+        return QuantizedLinear(key, outputs, inputs, bits=BITS[config.quantization], **kind)
+
+    return make
+
+
+def _vector(outputs: Axes) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Shape and axes of one number per output."""
+    axes, shape = zip(*outputs, strict=True)
+    # Sharding a vector over fsdp would save nothing and cost a gather.
+    return shape, tuple("embed_vector" if a == "embed" else a for a in axes)

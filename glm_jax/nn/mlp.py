@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from glm_jax.config import GLMConfig
-from glm_jax.nn.linear import Linear
+from glm_jax.nn.linear import layer_linear
 from glm_jax.sharding import constrain
 
 
@@ -18,14 +18,13 @@ class MLP(nnx.Module):
     def __init__(self, config: GLMConfig, key: Array, dtype=jnp.float32):
         keys = jax.random.split(key, 3)
         width, mlp = (("embed", config.embed_dim),), (("mlp", config.mlp_dim),)
-        common = {"bias": config.linear_bias, "dtype": dtype}
-        small = config.init_std / (2 * config.num_layers) ** 0.5
+        common = {"std": config.init_std, "bias": config.linear_bias}
+        small = {**common, "std": config.init_std / (2 * config.num_layers) ** 0.5}
+        linear = layer_linear(config, dtype)
         self.activation = config.activation
-        self.gate_proj = (
-            Linear(keys[0], mlp, width, std=config.init_std, **common) if config.gated_mlp else None
-        )
-        self.up_proj = Linear(keys[1], mlp, width, std=config.init_std, **common)
-        self.down_proj = Linear(keys[2], width, mlp, std=small, **common)
+        self.gate_proj = linear(keys[0], mlp, width, **common) if config.gated_mlp else None
+        self.up_proj = linear(keys[1], mlp, width, **common)
+        self.down_proj = linear(keys[2], width, mlp, **small)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         hidden = constrain(self.up_proj(x), "batch", "length", "mlp")

@@ -24,6 +24,14 @@ def ones(shape: tuple[int, ...], axes: tuple[str, ...], dtype) -> nnx.Param:
     return _param(jnp.ones(shape, dtype), axes)
 
 
+class Frozen(nnx.Variable):
+    """A weight that no optimizer touches: integers, and the scales that belong to them."""
+
+
+def frozen(value: Array, axes: tuple[str, ...]) -> Frozen:
+    return Frozen(value, axes=axes)
+
+
 def _param(value: Array, axes: tuple[str, ...]) -> nnx.Param:
     if value.ndim != len(axes):
         raise ValueError(f"a parameter of shape {value.shape} needs {value.ndim} axes, not {axes}")
