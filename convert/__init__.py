@@ -1,0 +1,1 @@
+"""Between released PyTorch checkpoints and model directories, one table of names per family."""

@@ -1,0 +1,1 @@
+"""Reading the file formats of released checkpoints, without running anything in them."""
