@@ -188,6 +188,9 @@ def num_params(config: GLMConfig) -> int:
     tables = config.vocab_size * d * (1 if config.tied_head else 2)
     if config.position == "learned":
         tables += 2 * (config.max_seq_len + 1) * d
+    if config.num_labels:
+        tables += config.num_labels * (d + 1)
+        tables += d * (d + 1) if config.position == "learned" else 0
     return tables + config.num_layers * per_layer + per_norm
 
 

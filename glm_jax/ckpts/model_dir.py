@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -24,6 +25,7 @@ from glm_jax.ckpts.trees import differences, from_plain, to_plain
 from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError, first_line
 from glm_jax.nn import GLM
+from glm_jax.nn.params import Frozen, is_variable
 from glm_jax.sharding import tree_shardings
 
 
@@ -46,24 +48,30 @@ def save_model(
       generation: contents of ``generation.json``; the config's stop ids by default.
 
     Raises:
-      UserError: the directory exists and ``overwrite`` is False, or it cannot be written.
+      UserError: the directory exists and ``overwrite`` is False, it cannot be written, or the model
+        has a prefix, which belongs into an adapter.
     """
     target = epath.Path(directory).absolute()
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists already; remove it or choose another directory")
     temporary = target.parent / f".{target.name}.writing"
+    if isinstance(model, GLM) and model.prefix is not None:
+        raise UserError(
+            f"{target} holds a model alone: write its prefix with glm_jax.peft.save_adapter, and "
+            "the model with prefix set to None"
+        )
     plain = dict(model) if isinstance(model, Mapping) else to_plain(model)
     generation = {"stop_ids": list(config.stop_ids)} if generation is None else dict(generation)
     try:
         sums = {name: int(value) for name, value in jax.device_get(checksums(plain)).items()}
         if jax.process_index() == 0:
             _write_small_files(temporary, config, sums, generation, tokenizer_dir)
-        _barrier("glm_jax.save_model: directory made")
+        barrier("glm_jax.save_model: directory made")
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(temporary / "params", plain)
         if jax.process_index() == 0:
-            _replace(temporary, target)
-        _barrier("glm_jax.save_model: directory renamed")
+            replace_directory(temporary, target)
+        barrier("glm_jax.save_model: directory renamed")
     except Exception as error:  # Orbax and TensorStore raise many types for a full disk
         raise UserError(f"{target} could not be written: {first_line(error)}") from error
 
@@ -75,14 +83,15 @@ def load_model(
 
     Args:
       mesh: every weight is read straight into its shards on it; one device by default.
-      dtype: type of the weights in memory; as stored by default.
+      dtype: type of the weights in memory, an array type or its name; as stored by default.
+        Integer weights and their scales stay what they are.
 
     Raises:
       UserError: the directory or a part of it is missing, damaged or does not fit its config.
     """
     root = epath.Path(directory).absolute()
     config = load_config(root)
-    stored = _stored_shapes(root)
+    stored = stored_shapes(root)
     abstract = jax.eval_shape(lambda key: GLM(config, key), jax.random.key(0))
     wanted = to_plain(abstract)
     if wrong := differences(wanted, stored):
@@ -91,14 +100,27 @@ def load_model(
         shardings = jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), wanted)
     else:
         shardings = to_plain(tree_shardings(abstract, mesh))
+    stored = jax.tree.map(lambda w, s: s, wanted, stored)
+    dtypes = _dtypes(abstract, stored, dtype)
     target = jax.tree.map(
-        lambda w, s, sharding: jax.ShapeDtypeStruct(w.shape, dtype or s.dtype, sharding=sharding),
-        *(wanted, jax.tree.map(lambda w, s: s, wanted, stored), shardings),
+        lambda w, t, sharding: jax.ShapeDtypeStruct(w.shape, t, sharding=sharding),
+        *(wanted, dtypes, shardings),
     )
-    plain = _restore(root, target)
+    plain = restore_arrays(root, target)
     if jax.tree.all(jax.tree.map(lambda t, w: t.dtype == w.dtype, target, stored)):
-        _verify(root, plain)
+        verify_arrays(root, plain)
     return from_plain(plain, abstract)
+
+
+def _dtypes(abstract: GLM, stored: dict[str, Any], dtype: Any | None) -> dict[str, Any]:
+    """The type each array is read as."""
+
+    def fixed(variable: Any) -> Any:
+        return jax.tree.map(lambda _: isinstance(variable, Frozen), variable)
+
+    fixed_plain = to_plain(jax.tree.map(fixed, abstract, is_leaf=is_variable))
+    cast = None if dtype is None else jnp.dtype(dtype)
+    return jax.tree.map(lambda f, s: s.dtype if f or cast is None else cast, fixed_plain, stored)
 
 
 def load_config(directory: epath.PathLike) -> GLMConfig:
@@ -145,7 +167,8 @@ def _write_small_files(directory, config, sums, generation, tokenizer_dir) -> No
                 path.copy(directory / "tokenizer" / path.name)
 
 
-def _replace(temporary: epath.Path, target: epath.Path) -> None:
+def replace_directory(temporary: epath.Path, target: epath.Path) -> None:
+    """Gives a whole directory its name; one that had it is removed after that."""
     old = target.parent / f".{target.name}.old"
     if old.exists():
         old.rmtree()
@@ -156,7 +179,12 @@ def _replace(temporary: epath.Path, target: epath.Path) -> None:
         old.rmtree()
 
 
-def _stored_shapes(root: epath.Path) -> dict[str, Any]:
+def stored_shapes(root: epath.Path) -> dict[str, Any]:
+    """Shape and type of every array in ``params/``, as a nested dict.
+
+    Raises:
+      UserError: it is missing or unreadable.
+    """
     if not (root / "params").exists():
         raise UserError(f"{root} has no params/: it is not a whole model directory")
     try:
@@ -166,7 +194,12 @@ def _stored_shapes(root: epath.Path) -> dict[str, Any]:
         raise UserError(f"{root}/params cannot be read: {first_line(error)}") from None
 
 
-def _restore(root: epath.Path, target: dict[str, Any]) -> dict[str, Any]:
+def restore_arrays(root: epath.Path, target: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of ``params/`` with the shapes, types and shardings of ``target``.
+
+    Raises:
+      UserError: they cannot be read.
+    """
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(root / "params", target)
@@ -174,12 +207,17 @@ def _restore(root: epath.Path, target: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"{root}/params is damaged: {first_line(error)}") from None
 
 
-def _verify(root: epath.Path, plain: dict[str, Any]) -> None:
+def verify_arrays(root: epath.Path, plain: dict[str, Any]) -> None:
+    """Against ``checksums.json``, where there is one.
+
+    Raises:
+      UserError: an array changed since it was written.
+    """
     path = root / "checksums.json"
     if path.exists() and (bad := damaged(plain, json.loads(path.read_text()))):
         raise UserError(f"{root}/params is damaged: the numbers of {', '.join(bad[:4])} changed")
 
 
-def _barrier(name: str) -> None:
+def barrier(name: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

@@ -20,10 +20,34 @@ from glm_jax.sharding import constrain
 
 
 class Keys(NamedTuple):
-    """The run of keys each query sees; with a memory it counts the memory's slots."""
+    """The run of keys each query sees; with a memory it counts the memory's slots.
+
+    A prefix (P-Tuning) lies before the keys of every row. It is not counted here, and a query whose
+    run starts at 0 sees all of it.
+    """
 
     start: Int[Array, "B T"]
     end: Int[Array, "B T"]
+
+    def after(self, prefix: int) -> Keys:
+        """The same runs, counted in keys that have ``prefix`` more in front."""
+        return Keys(jnp.where(self.start == 0, 0, self.start + prefix), self.end + prefix)
+
+
+class LayerPrefix(NamedTuple):
+    """One layer's keys and values that stand before every row's own, never turned by positions."""
+
+    k: Float[Array, "P K H"]
+    v: Float[Array, "P K H"]
+
+    def before(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """[B, T, K, H] each to [B, P + T, K, H]."""
+
+        def join(mine: Array, theirs: Array) -> Array:
+            rows = jnp.broadcast_to(mine.astype(theirs.dtype), (len(theirs), *mine.shape))
+            return jnp.concatenate([rows, theirs], axis=1)
+
+        return join(self.k, k), join(self.v, v)
 
 
 class Memory(NamedTuple):
@@ -57,6 +81,7 @@ class Attention(nnx.Module):
         compute: Compute,
         dropout_key: Array | None = None,
         memory: Memory | None = None,
+        prefix: LayerPrefix | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         q = constrain(rope(self.q_proj(x)), "batch", "length", "heads", "head_dim")
         k = constrain(rope(self.k_proj(x)), "batch", "length", "kv_heads", "head_dim")
@@ -65,6 +90,9 @@ class Attention(nnx.Module):
         if memory is not None:
             cache, k, v = memory.cache.write(memory.layer, k, v, memory.slots)
             k, v = k.astype(q.dtype), v.astype(q.dtype)
+        if prefix is not None:
+            k, v = prefix.before(k, v)
+            keys = keys.after(len(prefix.k))
         drop = (
             Dropout(self.dropout, dropout_key) if self.dropout and dropout_key is not None else None
         )

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from glm_jax.config import GLMConfig
-from glm_jax.nn.attention import Attention, Keys, Memory
+from glm_jax.nn.attention import Attention, Keys, LayerPrefix, Memory
 from glm_jax.nn.cache import KVCache
 from glm_jax.nn.compute import Compute
 from glm_jax.nn.mlp import MLP
@@ -45,11 +45,18 @@ class Block(nnx.Module):
         compute: Compute,
         dropout_key: Array | None = None,
         memory: Memory | None = None,
+        prefix: LayerPrefix | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         drops = (None,) * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
         normed = self.attention_norm(x)
         out, cache = self.attention(
-            normed, rope, keys, compute=compute, dropout_key=drops[0], memory=memory
+            normed,
+            rope,
+            keys,
+            compute=compute,
+            dropout_key=drops[0],
+            memory=memory,
+            prefix=prefix,
         )
         x = self._add(x, normed, dropout(out, self.dropout, drops[1]))
         normed = self.mlp_norm(x)

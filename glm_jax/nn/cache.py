@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from glm_jax.config import GLMConfig
 
 
-@jax.tree_util.register_dataclass
+@partial(jax.tree_util.register_dataclass, data_fields=["k", "v"], meta_fields=["prefix_length"])
 @dataclasses.dataclass(frozen=True)
 class KVCache:
     """One slot per key for every layer and row. Unwritten slots hold zeros and must be hidden by
@@ -19,11 +20,22 @@ class KVCache:
 
     k: Float[Array, "L B S K H"]
     v: Float[Array, "L B S K H"]
+    prefix_length: int = 0
+    """Slots in front that hold a prefix. Callers of the network do not count them."""
 
     @classmethod
     def zeros(cls, config: GLMConfig, batch: int, length: int, dtype=jnp.float32) -> KVCache:
         shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
         return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+    def with_prefix(self, k: Float[Array, "L P K H"], v: Float[Array, "L P K H"]) -> KVCache:
+        """``P`` keys that every row begins with, written into the first slots."""
+        length = k.shape[1]
+
+        def write(slots: Array, prefix: Array) -> Array:
+            return slots.at[:, :, :length].set(prefix[:, None].astype(slots.dtype))
+
+        return KVCache(write(self.k, k), write(self.v, v), length)
 
     def write(
         self,
@@ -42,7 +54,7 @@ class KVCache:
         new_k = self.k.at[at].set(k.astype(self.k.dtype), mode="drop")
         new_v = self.v.at[at].set(v.astype(self.v.dtype), mode="drop")
         return (
-            KVCache(new_k, new_v),
+            dataclasses.replace(self, k=new_k, v=new_v),
             jax.lax.dynamic_index_in_dim(new_k, layer, keepdims=False),
             jax.lax.dynamic_index_in_dim(new_v, layer, keepdims=False),
         )

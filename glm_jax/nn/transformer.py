@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,11 @@ from jaxtyping import Array, Float, Int
 
 from glm_jax.config import GLMConfig
 from glm_jax.nn import params
-from glm_jax.nn.attention import Keys, Memory
+from glm_jax.nn.attention import Keys, LayerPrefix, Memory
 from glm_jax.nn.block import Block, dropout
 from glm_jax.nn.cache import KVCache
 from glm_jax.nn.compute import Compute
+from glm_jax.nn.heads import ClassificationHead
 from glm_jax.nn.norms import Norm
 from glm_jax.nn.positions import LearnedPositions, Rope
 from glm_jax.ops.linear import linear
@@ -29,15 +30,30 @@ class Trace(NamedTuple):
     final_norm: Float[Array, "B T D"]
 
 
+class Prefix(Protocol):
+    """Keys and values to stand before every row's own: ``glm_jax.peft.PrefixEncoder``."""
+
+    length: int
+
+    def __call__(
+        self, dropout_key: Array | None = None
+    ) -> tuple[Float[Array, "L P K H"], Float[Array, "L P K H"]]: ...
+
+
 class GLM(nnx.Module):
     """Any model of the family. A pytree of ``nnx.Param``; layers are stacked on a leading axis.
 
     >>> model = GLM(config, jax.random.key(0))
     >>> logits = jax.jit(GLM.__call__)(model, tokens, positions, k_start, k_end)
+
+    With a ``prefix`` (P-Tuning v2) all methods take the same arguments: positions, key ranges and
+    slots count tokens, and every query of a row that starts at key 0 sees the prefix as well. Rows
+    with several packed documents cannot have one: the second document's run does not touch it.
     """
 
     def __init__(self, config: GLMConfig, key: Array, *, param_dtype=jnp.float32):
         keys = jax.random.split(key, 4)
+        head_key = jax.random.fold_in(key, 4)
         table = (config.vocab_size, config.embed_dim), ("vocab", "embed")
         self.config = config
         self.embedding = params.normal(keys[0], *table, config.init_std, param_dtype)
@@ -53,6 +69,12 @@ class GLM(nnx.Module):
             if config.tied_head
             else params.normal(keys[3], *table, config.init_std, param_dtype)
         )
+        self.classifier = (
+            ClassificationHead(config, config.num_labels, head_key, dtype=param_dtype)
+            if config.num_labels
+            else None
+        )
+        self.prefix: Prefix | None = nnx.data(None)
 
     @property
     def head_weight(self) -> Float[Array, "V D"]:
@@ -90,13 +112,55 @@ class GLM(nnx.Module):
         was written before and what this call writes.
 
         Args:
+          cache: from ``new_cache``.
           slots: first slot of each row's tokens.
+
+        Raises:
+          ValueError: the cache was not made for this model's prefix.
         """
+        prefix = 0 if self.prefix is None else self.prefix.length
+        if cache.prefix_length != prefix:
+            raise ValueError(
+                f"the cache holds a prefix of {cache.prefix_length} tokens, the model has one of "
+                f"{prefix}; make the cache with model.new_cache"
+            )
         x = self.embed(tokens, positions, compute.dtype)
         keys = Keys(k_start, k_end)
         x, written, _ = self._run_layers(x, positions, keys, compute, cached=(cache, slots))
         assert written is not None
         return self.final_norm(x), written
+
+    def new_cache(self, batch: int, length: int, dtype=jnp.float32) -> KVCache:
+        """An empty cache for ``length`` tokens per row; a prefix is in it already."""
+        if self.prefix is None:
+            return KVCache.zeros(self.config, batch, length, dtype)
+        cache = KVCache.zeros(self.config, batch, self.prefix.length + length, dtype)
+        return cache.with_prefix(*self.prefix())
+
+    def classify(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B 2 T"],
+        k_start: Int[Array, "B T"],
+        k_end: Int[Array, "B T"],
+        lengths: Int[Array, " B"],
+        *,
+        compute: Compute = Compute(),
+        dropout_key: Array | None = None,
+    ) -> Float[Array, "B C"]:
+        """Class scores of each row, float32; other arguments as ``__call__``.
+
+        Args:
+          lengths: real tokens of each right-padded row.
+
+        Raises:
+          ValueError: the config has no ``num_labels``.
+        """
+        if self.classifier is None:
+            raise ValueError("this model has no classification head: its config's num_labels is 0")
+        keys = Keys(k_start, k_end)
+        x = self.hidden(tokens, positions, keys, compute=compute, dropout_key=dropout_key)
+        return self.classifier(x, lengths)
 
     def hidden(
         self,
@@ -114,14 +178,19 @@ class GLM(nnx.Module):
         )
         x = self.embed(tokens, positions, compute.dtype, embed_grad_scale)
         x = dropout(x, self.config.embed_dropout, embed_key)
-        x, _, _ = self._run_layers(x, positions, keys, compute, layer_key)
+        prefix_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 2)
+        prefix = self._layer_prefixes(prefix_key)
+        x, _, _ = self._run_layers(x, positions, keys, compute, layer_key, prefix=prefix)
         return self.final_norm(x)
 
     def trace(self, tokens, positions, k_start, k_end, *, compute: Compute = Compute()) -> Trace:
         """Every intermediate state of a forward pass; arguments as ``__call__``."""
         embedded = self.embed(tokens, positions, compute.dtype)
         keys = Keys(k_start, k_end)
-        x, _, layers = self._run_layers(embedded, positions, keys, compute, collect=True)
+        prefix = self._layer_prefixes()
+        x, _, layers = self._run_layers(
+            embedded, positions, keys, compute, prefix=prefix, collect=True
+        )
         return Trace(embedded, layers, self.final_norm(x))
 
     def embed(
@@ -144,6 +213,9 @@ class GLM(nnx.Module):
         scores = linear(hidden, self.head_weight.astype(hidden.dtype))
         return constrain(scores.astype(jnp.float32), "batch", "length", "vocab")
 
+    def _layer_prefixes(self, dropout_key: Array | None = None) -> LayerPrefix | None:
+        return None if self.prefix is None else LayerPrefix(*self.prefix(dropout_key))
+
     def _run_layers(
         self,
         x: Float[Array, "B T D"],
@@ -153,21 +225,31 @@ class GLM(nnx.Module):
         dropout_key: Array | None = None,
         *,
         cached: tuple[KVCache, Int[Array, " B"]] | None = None,
+        prefix: LayerPrefix | None = None,
         collect: bool = False,
     ):
-        """Scans the layers; returns the stream, the cache, and each layer's output if collected."""
+        """Scans the layers; returns the stream, the cache, and each layer's output if collected.
+
+        Args:
+          prefix: stacked over the layers; None where the cache holds it.
+        """
         rope = Rope.make(self.config, positions)
         count = self.config.num_layers
         drops = None if dropout_key is None else jax.random.split(dropout_key, count)
 
+        if cached is not None and (held := cached[0].prefix_length):
+            keys, cached = keys.after(held), (cached[0], cached[1] + held)
+
         def body(carry, per_layer):
             x, cache = carry
-            block, drop, layer = per_layer
+            block, drop, layer, before = per_layer
             memory = None if cached is None else Memory(cache, layer, cached[1])
-            x, cache = block(x, rope, keys, compute=compute, dropout_key=drop, memory=memory)
+            x, cache = block(
+                x, rope, keys, compute=compute, dropout_key=drop, memory=memory, prefix=before
+            )
             return (x, cache), x if collect else None
 
-        xs = (self.layers, drops, jnp.arange(count))
+        xs = (self.layers, drops, jnp.arange(count), prefix)
         body = compute.checkpoint(body)
         start = (x, None if cached is None else cached[0])
         (x, cache), outs = jax.lax.scan(body, start, xs, unroll=min(compute.unroll, count))
