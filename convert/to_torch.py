@@ -20,8 +20,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # conversion computes nothing on 
 
 from convert import adapters
 from convert.checkpoint import read_json
-from convert.families import LAYOUTS, Layout
 from convert.engine import to_theirs
+from convert.families import LAYOUTS, Layout
 from convert.from_torch import RELEASED_FILE
 from convert.generation import released_generation_config
 from convert.plan import DTYPES, Report, param_shapes
