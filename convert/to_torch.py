@@ -26,11 +26,11 @@ from convert.from_torch import RELEASED_FILE
 from convert.generation import released_generation_config
 from convert.plan import DTYPES, Report, param_shapes
 from convert.progress import byte_progress
+from convert.shards import ShardPlan, plan_shards, write_at, write_headers
 from convert.store import ParamsReader, lead_rows
 from convert.table import Rule
 from convert.tensors import BFLOAT16
 from convert.workers import chunk_bytes, parse_bytes, whole_or_nothing
-from convert.writer import ShardPlan, plan_shards, write_at, write_headers
 from glm_jax import command_line
 from glm_jax.ckpts.model_dir import load_config, load_generation
 from glm_jax.config import GLMConfig
@@ -62,6 +62,8 @@ class Args:
     """Type of the weights; by default as they are."""
     host_memory: str = "4GB"
     """Bound on resident memory."""
+    base: Path | None = None
+    """For a LoRA adapter that does not say it: the model it belongs to."""
     overwrite: bool = False
     """Replace DST if it exists."""
 
@@ -74,6 +76,7 @@ def export(
     shard_size: int = 5_000_000_000,
     dtype: str | None = None,
     host_memory: int = 4_000_000_000,
+    base: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> str:
@@ -84,7 +87,7 @@ def export(
     """
     src, dst = Path(src), Path(dst)
     if adapters.is_ours(src):
-        adapters.to_torch(src, dst, overwrite=overwrite)
+        adapters.to_torch(src, dst, base=base, overwrite=overwrite)
         return "adapter"
     piece = chunk_bytes(host_memory)
     config = load_config(src)
@@ -240,9 +243,13 @@ def main(args: Args) -> None:
         shard_size=parse_bytes(args.shard_size, "--shard-size"),
         dtype=None if args.dtype == "stored" else args.dtype,
         host_memory=parse_bytes(args.host_memory, "--host-memory"),
+        base=args.base,
         overwrite=args.overwrite,
         progress=True,
     )
+    if layout == "adapter":
+        print(f"{args.dst}: written, as the released code or PEFT loads it")
+        return
     files = sum(1 for _ in args.dst.glob("*.safetensors"))
     print(f"{args.dst}: {layout} layout, {files} weight file{'s' if files != 1 else ''}")
 

@@ -23,7 +23,7 @@ import numpy as np
 from convert.tensors import BFLOAT16, FileTensor
 from glm_jax.errors import UserError
 
-_STORAGES = {
+STORAGES = {
     "DoubleStorage": np.dtype(np.float64),
     "FloatStorage": np.dtype(np.float32),
     "HalfStorage": np.dtype(np.float16),
@@ -105,8 +105,8 @@ class _Refused(Exception):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if module in ("torch", "torch.storage") and name in _STORAGES:
-            return _STORAGES[name]
+        if module in ("torch", "torch.storage") and name in STORAGES:
+            return STORAGES[name]
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         found = _BUILDERS.get((module, name))
