@@ -1,3 +1,44 @@
-"""The GLM family in JAX: blank-infilling pretraining, ChatGLM and GLM-4, made for TPUs."""
+"""The GLM family in JAX: blank-infilling pretraining, ChatGLM and GLM-4, made for TPUs.
+
+>>> import glm_jax
+>>> model = glm_jax.load("ckpt/", dtype="bfloat16")
+>>> tok = glm_jax.load_tokenizer("ckpt/")
+>>> [logits] = glm_jax.score(model, [tok.encode("Hello")])
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glm_jax.config import GLMConfig, preset
+    from glm_jax.errors import UserError
+    from glm_jax.loading import load
+    from glm_jax.nn import GLM
+    from glm_jax.text import load_tokenizer
+    from glm_jax.text.score import score
 
 __version__ = "0.1.0"
+__all__ = ["GLM", "GLMConfig", "UserError", "load", "load_tokenizer", "preset", "score"]
+
+# Found when first used: importing JAX and Orbax takes seconds, and not every user needs them.
+_HOMES = {
+    "GLM": "glm_jax.nn",
+    "GLMConfig": "glm_jax.config",
+    "UserError": "glm_jax.errors",
+    "load": "glm_jax.loading",
+    "load_tokenizer": "glm_jax.text",
+    "preset": "glm_jax.config",
+    "score": "glm_jax.text.score",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -48,9 +48,7 @@ def quantize(
     return (pack_int4(q) if bits == 4 else q), scale.reshape(weight.shape[: columns[0]])
 
 
-def dequantize(
-    q: Int8[Array, "..."], scale: Float[Array, "..."], bits: int
-) -> Float[Array, "..."]:
+def dequantize(q: Int8[Array, "..."], scale: Float[Array, "..."], bits: int) -> Float[Array, "..."]:
     """``float(scale) * q`` in float32: what the released CPU kernel computes."""
     numbers = unpack_int4(q) if bits == 4 else q
     rows = scale.reshape(*scale.shape, *(1,) * (q.ndim - scale.ndim))

@@ -1,0 +1,38 @@
+"""One call from a directory to a model that is ready to use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from etils import epath
+from jax.sharding import Mesh
+
+from glm_jax.ckpts.model_dir import load_model
+from glm_jax.nn import GLM
+from glm_jax.peft import Adapter, attach, load_adapter
+
+
+def load(
+    directory: epath.PathLike,
+    dtype: Any | None = None,
+    mesh: Mesh | None = None,
+    adapter: epath.PathLike | Adapter | None = None,
+) -> GLM:
+    """The network of a model directory, restored straight into its shards.
+
+    >>> model = glm_jax.load("ckpt/", dtype="bfloat16")
+
+    Args:
+      directory: written by ``convert.from_torch`` or ``glm_jax.ckpts.save_model``.
+      dtype: of the weights in memory, such as ``"bfloat16"``; as stored by default. Integer weights
+        stay integers.
+      mesh: every weight is read straight into its shards on it; one device by default.
+      adapter: a prefix or a LoRA to put into it (``glm_jax.peft``), or its directory.
+
+    Raises:
+      UserError: a part is missing, damaged, or does not fit the rest.
+    """
+    model = load_model(directory, mesh=mesh, dtype=dtype)
+    if adapter is None:
+        return model
+    return attach(model, adapter if isinstance(adapter, Adapter) else load_adapter(adapter))
