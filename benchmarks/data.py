@@ -43,10 +43,10 @@ class Tokenized:
     """Stands in for a tokenizer: its texts are numbers of documents tokenized before."""
 
     def __init__(self, tokenizer: SentencePieceTokenizer, texts: list[str]):
-        self._ids = [tokenizer.encode(text) for text in texts]
+        self._ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
         self.special, self.sentence_ends = tokenizer.special, tokenizer.sentence_ends
 
-    def encode(self, index: int) -> list[int]:
+    def encode(self, index: int, add_special_tokens: bool = False) -> list[int]:
         return self._ids[index]
 
     def total(self) -> int:

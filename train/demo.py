@@ -88,7 +88,7 @@ def blanks(tokenizer: SentencePieceTokenizer, data: DataConfig, seed: int) -> li
     corpus, rng = open_corpus(data, "heldout"), np.random.default_rng(seed)
     special, found = tokenizer.special, []
     for index in rng.permutation(len(corpus)):
-        ids = tokenizer.encode(corpus[int(index)])[: CONTEXT - 2]
+        ids = tokenizer.encode(corpus[int(index)], add_special_tokens=False)[: CONTEXT - 2]
         text = np.array([special.cls, *ids, special.eos], np.int32)
         words = [i for i in range(1, len(text) - 1) if _starts_word(tokenizer, int(text[i]))]
         if len(words) < 20:

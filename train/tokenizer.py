@@ -52,7 +52,7 @@ def main(args: Args) -> None:
         max_chars=args.max_chars,
     )
     sample = [corpus[i] for i in range(min(len(corpus), 200))]
-    tokens = sum(len(tokenizer.encode(text)) for text in sample)
+    tokens = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in sample)
     density = sum(len(text.encode()) for text in sample) / max(tokens, 1)
     print(
         f"{args.output}: {tokenizer.num_pieces} pieces, vocabulary {tokenizer.vocab_size}, "

@@ -76,7 +76,7 @@ class Recipe:
 
     def document(self, text: str) -> Int[np.ndarray, "n"]:
         """Tokens of a document and its eos; nothing for a blank text."""
-        ids = self.tokenizer.encode(text)
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
         return np.array([*ids, self.eos] if ids else [], np.int32)
 
     def cut(

@@ -16,7 +16,8 @@ from typing import Literal
 import sentencepiece as spm
 
 from glm_jax.errors import UserError
-from glm_jax.text.tokenizer import NUM_COMMANDS, VOCAB_MULTIPLE, SentencePieceTokenizer
+from glm_jax.text.base import VOCAB_MULTIPLE
+from glm_jax.text.trained import NUM_COMMANDS, SentencePieceTokenizer
 
 _log = logging.getLogger(__name__)
 _MIN_VOCAB = 512  # 256 bytes, the command tokens, and some letters

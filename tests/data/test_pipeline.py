@@ -232,7 +232,7 @@ def test_little_padding(config, tokenizer):
 
 
 def test_short_samples(tokenizer):
-    document = np.full(1000, tokenizer.encode("a")[0], np.int32)
+    document = np.full(1000, tokenizer.encode("a", add_special_tokens=False)[0], np.int32)
     infilling = dataclasses.replace(INFILLING_PRESETS["demo"], short_seq_prob=1.0)
     lengths = []
     for short in (False, True):

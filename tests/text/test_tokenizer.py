@@ -22,6 +22,10 @@ TEXTS = [f"The {s}{e} of un{t}{e} number {i} is re{s}{e}; why?\nIt was {t}{f}."
 HARD = "Größe 漢字 😀 \r\n\t two  blanks\n\n\n\x00 <|endoftext|> [MASK] \u2028end "
 
 
+def plain(tokenizer, text):
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_sentencepiece(TEXTS, 512)
@@ -48,14 +52,25 @@ def test_every_text_comes_back(tokenizer, text):
 
 
 def test_no_text_gives_a_command_token(tokenizer):
-    assert max(tokenizer.encode(HARD + "[gMASK][sMASK]<|startofpiece|>")) < tokenizer.num_pieces
+    ids = plain(tokenizer, HARD + "[gMASK][sMASK]<|startofpiece|>")
+    assert max(ids) < tokenizer.num_pieces
+    cls, eos = tokenizer.special.cls, tokenizer.special.eos
+    assert tokenizer.encode(HARD) == [cls, *plain(tokenizer, HARD), eos]
+    assert tokenizer.encode("[MASK]", add_special_tokens=False, allow_special=True) == [
+        tokenizer.special.mask
+    ]
+
+
+def test_lone_surrogates_become_replacement_characters(tokenizer):
+    assert tokenizer.decode(tokenizer.encode("a\ud800b \ud83d\ude00")) == "a\ufffdb 😀"
 
 
 def test_blanks_swallow_the_blanks_before_them(tokenizer):
-    ids = tokenizer.encode_blanks("The file [MASK] of [gMASK] it")
-    mask, gmask = tokenizer.special.mask, tokenizer.special.gmask
-    expected = [*tokenizer.encode("The file"), mask, *tokenizer.encode(" of"), gmask]
-    assert ids == [*expected, *tokenizer.encode(" it")]
+    ids = tokenizer.encode_blanks("The file [MASK] of [gMASK] it", add_special_tokens=False)
+    s = tokenizer.special
+    expected = [*plain(tokenizer, "The file"), s.mask, *plain(tokenizer, " of"), s.gmask]
+    assert ids == [*expected, *plain(tokenizer, " it")]
+    assert tokenizer.encode_blanks("a[MASK]") == [s.cls, *plain(tokenizer, "a"), s.mask, s.eos]
     assert tokenizer.decode(ids) == "The file of it"
 
 
@@ -65,7 +80,7 @@ def test_incremental_decoding_never_breaks_a_character(tokenizer):
     parts = [decoder.push([i]) for i in ids]
     assert "".join(parts) + decoder.flush() == HARD
     assert not any("\ufffd" in part for part in parts)
-    cut = tokenizer.encode("😀")[:-1]
+    cut = plain(tokenizer, "😀")[:-1]
     assert decoder.push(cut) == ""
     assert decoder.flush() == "\ufffd"
 
@@ -82,8 +97,8 @@ def test_sentence_ends(tokenizer):
     assert ends.shape == (512,)
     assert not ends[tokenizer.num_pieces :].any()
     for mark in ".?;\n":
-        assert ends[tokenizer.encode(mark)].all()
-    assert not ends[tokenizer.encode("file")].any()
+        assert ends[plain(tokenizer, mark)].all()
+    assert not ends[plain(tokenizer, "file")].any()
 
 
 def test_training_is_deterministic(tokenizer):
