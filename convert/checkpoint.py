@@ -62,7 +62,7 @@ def open_released(path: Path) -> Released:
             return _of_files(folder, config, [folder / name])
     ranks = _model_parallel_files(folder)
     if ranks:
-        config, tensors = read_model_parallel(ranks)
+        config, tensors = read_model_parallel(ranks, config)
         return Released(ranks[0].parent, config, tensors, tuple(ranks))
     loose = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if loose:

@@ -23,8 +23,13 @@ _BY_COLUMNS = re.compile(r"(attention\.dense|mlp\.dense_4h_to_h)\.weight$")
 _FUSED = re.compile(r"query_key_value\.(weight|bias)$")
 
 
-def read_model_parallel(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The config that the shapes tell, in THUDM's Hugging Face form, and the merged tensors.
+def read_model_parallel(
+    paths: Sequence[Path], config: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config, in THUDM's Hugging Face form, and the merged tensors.
+
+    Args:
+      config: ``config.json`` where there is one; otherwise the shapes tell.
 
     Raises:
       UserError: ranks are missing or do not agree.
@@ -45,7 +50,7 @@ def read_model_parallel(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str
         name.removeprefix("module."): _merge(name, [rank.tensors[name] for rank in ranks])
         for name in names
     }
-    return _config(ranks[0], tensors, paths[0]), tensors
+    return config or _config(ranks[0], tensors, paths[0]), tensors
 
 
 def _merge(name: str, parts: list[Tensor]) -> Tensor:

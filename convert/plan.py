@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from glm_jax.nn import GLM
 
 PREFIX_ENCODER = "prefix_encoder."
 _COMPARE_ROWS = 4096
+_LAYER_NUMBER = re.compile(r"(?:^|\.)layers\.(\d{1,6})\.")
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": BFLOAT16}
 
 
@@ -82,6 +84,7 @@ def make_plan(
     """
     layout, prefix = detect_layout(released.tensors)
     config = read_config(released, layout)
+    _check_layers(released, config)
     config, notes = _settle(released, layout, prefix, config)
     sources = dict(released.tensors)
     buffers = {name: sources.pop(name) for name in list(sources) if BUFFERS.search(name)}
@@ -123,6 +126,15 @@ def read_config(released: Released, layout: Layout) -> GLMConfig:
         raise UserError(f"{path} describes the layout {said!r}, but the tensors have the names of "
                         f"{layout.name!r} ({layout.title})")  # fmt: skip
     return config
+
+
+def _check_layers(released: Released, config: GLMConfig) -> None:
+    """Before the table is worked out for as many layers as a config may claim."""
+    found = {int(m[1]) for name in released.tensors if (m := _LAYER_NUMBER.search(name))}
+    count = max(found, default=-1) + 1
+    if count != config.num_layers:
+        problems = [f"the config says {config.num_layers} layers; the tensors have {count}"]
+        raise Report(released.folder, problems + list(released.problems))
 
 
 def _settle(released: Released, layout: Layout, prefix: str, config: GLMConfig):

@@ -7,9 +7,11 @@ TensorStore, one chunk to a layer, uncompressed (weights hardly compress, and co
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,18 @@ class _LaterHandler(type_handlers.TypeHandler):
 
     async def metadata(self, infos):
         raise NotImplementedError
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's warnings that nothing was written: that comes later."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def lead_rows(name: str, shape: Shape, dtype: np.dtype, chunk_bytes: int = CHUNK_BYTES) -> int:
@@ -85,7 +99,7 @@ class ParamsWriter:
             node[last] = _Later(name)
         registry = type_handlers.create_type_handler_registry((_Later, _LaterHandler()))
         handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
-        with ocp.Checkpointer(handler) as checkpointer:
+        with _quiet(), ocp.Checkpointer(handler) as checkpointer:
             checkpointer.save(self._path, tree)
 
     def write(self, part: Part, x: np.ndarray) -> None:

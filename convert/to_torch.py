@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # conversion computes nothing on an accelerator
+if __name__ == "__main__":  # conversion computes nothing on an accelerator
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from convert import adapters
 from convert.checkpoint import read_json

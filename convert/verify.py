@@ -15,7 +15,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # comparing computes nothing on an accelerator
+if __name__ == "__main__":  # comparing computes nothing on an accelerator
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from convert import reference
 from convert.checkpoint import open_released

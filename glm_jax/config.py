@@ -80,8 +80,12 @@ class GLMConfig:
     def __post_init__(self) -> None:
         sizes = "vocab_size num_layers embed_dim num_heads num_kv_heads head_dim mlp_dim"
         for field in (*sizes.split(), "max_seq_len"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+            if type(getattr(self, field)) is not int or getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)!r}; it must be at least 1")
+        for field in ("norm_eps", "rope_theta", "rope_fraction"):
+            value = getattr(self, field)
+            if not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise ValueError(f"{field} is {value!r}; it must be a positive number")
         if self.num_labels < 0:
             raise ValueError(f"num_labels is {self.num_labels}; it must not be negative")
         columns = self.embed_dim, self.head_dim, self.mlp_dim
@@ -98,7 +102,7 @@ class GLMConfig:
             if get_origin(hint) is Literal and getattr(self, field) not in get_args(hint):
                 allowed = ", ".join(get_args(hint))
                 raise ValueError(f"{field} is {getattr(self, field)!r}; choose one of {allowed}")
-        if self.rope_dim % 2:
+        if self.position == "rotary" and self.rope_dim % 2:
             raise ValueError(
                 f"rope_fraction {self.rope_fraction} of a head of {self.head_dim} turns "
                 f"{self.rope_dim} dimensions; they must be an even number"

@@ -11,11 +11,12 @@ from __future__ import annotations
 import collections
 import io
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -65,6 +66,7 @@ _INERT = {
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
 }
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _MAX_PICKLE = 1 << 28
 
@@ -101,6 +103,17 @@ class Inert:
 
 class _Refused(Exception):
     """The pickle names something that is not on the list."""
+
+
+def _load(file: BinaryIO) -> Any:
+    """The next pickle of a stream, read twice: an unpickler believes a damaged memo index and
+    allocates memory up to it."""
+    start = file.tell()
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in _PUTS and int(argument) > count:
+            raise pickle.UnpicklingError(f"memo index {argument} after {count} instructions")
+    file.seek(start)
+    return _Unpickler(file).load()
 
 
 class _Unpickler(pickle.Unpickler):
@@ -194,7 +207,7 @@ def _read_zip(path: Path):
             raise UserError(f"{path} was written on a big-endian machine")
         if entries[main[0]].file_size > _MAX_PICKLE:
             raise UserError(f"{path}: its data.pkl of {entries[main[0]].file_size} bytes is absurd")
-        content = _Unpickler(io.BytesIO(archive.read(main[0]))).load()
+        content = _load(io.BytesIO(archive.read(main[0])))
 
     def place(storage: _Storage) -> tuple[int, int]:
         info = entries[f"{root}data/{storage.key}"]
@@ -217,13 +230,13 @@ def _read_legacy(path: Path):
         if head.startswith(b"version https://git-lfs"):
             raise UserError(f"{path} is a Git LFS pointer, not the weights; run git lfs pull")
     with open(path, "rb") as file:
-        if _Unpickler(file).load() != _LEGACY_MAGIC:
+        if _load(file) != _LEGACY_MAGIC:
             raise UserError(f"{path} is no PyTorch checkpoint")
-        _Unpickler(file).load()  # protocol version
-        if not _Unpickler(file).load().get("little_endian", True):
+        _load(file)  # protocol version
+        if not _load(file).get("little_endian", True):
             raise UserError(f"{path} was written on a big-endian machine")
-        content = _Unpickler(file).load()
-        keys = _Unpickler(file).load()
+        content = _load(file)
+        keys = _load(file)
         dtypes = {s.key: s.dtype for s in _storages(content)}
         places, at = {}, file.tell()
         for key in map(str, keys):
