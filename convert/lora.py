@@ -85,6 +85,7 @@ def from_peft(
         "dropout": settings.get("lora_dropout", 0.0),
         "released": dict(settings),
         "layout": layout,
+        "outer": "glm." if any(module.startswith("glm.") for module in found) else "",
         "base": json.loads(config.to_json()),
     }
     return Adapter("lora", about, nested(flat))
@@ -96,7 +97,10 @@ def to_peft(
     """``adapter_config.json`` and the tensors of a PEFT directory."""
     layout = settings.get("layout") or _original(config)
     grouped: dict[str, tuple[Rule, list[str]]] = {}
+    outer = settings.get("outer", "glm." if layout == "glm" else "")  # as the HF class names them
     for theirs, rule in _weight_rules(layout, config).items():
+        if theirs.startswith("glm.") != (outer == "glm."):
+            continue
         modules = [name.removesuffix(".weight") for name in rule.names]
         held = [module for module in modules if f"{module}.lora_a" in flat]
         if held:
