@@ -78,7 +78,7 @@ def _tensor(path: Path, base: int, size: int, name: str, entry) -> FileTensor:
         whole, dtype, shape, begin, end = False, None, (), 0, 0
     if not whole:
         raise UserError(f"{path} has a damaged header: the entry of {name} is {str(entry)[:80]}")
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise UserError(f"{path}: {name} has type {dtype!r}; known are {', '.join(DTYPES)}")
     if end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
         raise UserError(f"{path} has a damaged header: {name} of {dtype} {list(shape)} lies on "
