@@ -187,18 +187,27 @@ class CleanUp:
     """``clean_up`` of a text that comes in parts."""
 
     def __init__(self):
-        self._held = ""
+        # A text may hold a million blanks: what is held back is neither joined nor searched again.
+        self._held: list[str] = []
+        self._last = ""  # letter of what is held
 
     def push(self, text: str) -> str:
-        held = self._held + text
-        cut = len(held)
-        while cut and held.endswith(_UNSETTLED, 0, cut):
+        near = self._last + text
+        cut = len(near)
+        while cut > len(self._last) and near.endswith(_UNSETTLED, 0, cut):
             cut -= 1
-        self._held = held[cut:]
-        return clean_up(held[:cut])
+        cut -= len(self._last)
+        if not cut:
+            self._held.append(text)
+            self._last = near[-1:]
+            return ""
+        settled = "".join(self._held) + text[:cut]
+        self._held, self._last = [text[cut:]], text[cut:][-1:]
+        return clean_up(settled)
 
     def flush(self) -> str:
-        text, self._held = clean_up(self._held), ""
+        text = clean_up("".join(self._held))
+        self._held, self._last = [], ""
         return text
 
 
