@@ -15,7 +15,7 @@ from glm_jax.presets import PRESETS
 from glm_jax.special import SpecialTokens
 from glm_jax.text import trained
 from glm_jax.text.base import BaseTokenizer
-from glm_jax.text.byte_level import parse_vocab
+from glm_jax.text.byte_level import fast_bpe, parse_vocab
 from glm_jax.text.chatglm import ChatGLM2Tokenizer, ChatGLM3Tokenizer, ChatGLMTokenizer
 from glm_jax.text.glm import (
     GLMBertTokenizer,
@@ -109,7 +109,7 @@ def _load_release(folder: Path, family: str, config: GLMConfig | None) -> BaseTo
     try:
         tokenizer = release.make(*contents, **options)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{shown}: {first_line(error)}; copy {family}'s files again") from error
+        raise UserError(f"{shown}: {_said(error)}; copy {family}'s files again") from error
     # A model of someone's own may have other tokens, and its config says how many.
     if tokenizer.used != release.used and rows == preset.vocab_size:
         raise UserError(
@@ -141,7 +141,7 @@ def _guess_family(folder: Path) -> str:
     try:
         family = _GUESSES[found[0]](folder, _read(path))
     except (ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: {first_line(error)}; copy it again") from error
+        raise UserError(f"{path}: {_said(error)}; copy it again") from error
     if family is None:
         raise UserError(f"{path} is of no family that is known; pass one of {', '.join(FAMILIES)}")
     return family
@@ -180,9 +180,8 @@ def _guess_model(folder: Path, content: bytes) -> str | None:
 
 
 def _guess_fast(folder: Path, content: bytes) -> str | None:
-    spec = json.loads(content)
-    names = {token.get("content") for token in spec.get("added_tokens", [])}
-    return "glm-4-9b" if {"[gMASK]", "<|assistant|>"} <= names else None
+    _, _, names = fast_bpe(content)
+    return "glm-4-9b" if {"[gMASK]", "<|assistant|>"} <= set(names) else None
 
 
 _GUESSES: dict[str, Callable[[Path, bytes], str | None]] = {
@@ -193,6 +192,11 @@ _GUESSES: dict[str, Callable[[Path, bytes], str | None]] = {
     "vocab.txt": lambda folder, content: "glm-large",
     "tokenizer.json": _guess_fast,
 }
+
+
+def _said(error: Exception) -> str:
+    """The words of this error, not of what caused it."""
+    return " ".join(str(error).split())[:200]
 
 
 def _read(path: Path) -> bytes:
