@@ -64,7 +64,7 @@ def open_released(path: Path) -> Released:
     if ranks:
         config, tensors = read_model_parallel(ranks, config)
         return Released(ranks[0].parent, config, tensors, tuple(ranks))
-    loose = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    loose = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if loose:
         return _of_files(folder, config, loose)
     raise UserError(

@@ -28,7 +28,9 @@ from convert.store import ParamsWriter
 from convert.tensors import Tensor, num_bytes, read_all
 from convert.workers import chunk_bytes, parse_bytes, whole_or_nothing
 from glm_jax import command_line
-from glm_jax.config import num_params
+from glm_jax.config import GLMConfig, num_params
+from glm_jax.errors import UserError
+from glm_jax.text import load_tokenizer
 
 RELEASED_FILE = "released.json"
 TOKENIZER_FILES = (
@@ -99,11 +101,27 @@ def convert(
         adapters.from_torch(src, dst, base=base, overwrite=overwrite)
         return None
     plan = make_plan(released, family=family, dtype=dtype, keep_quantized=keep_quantized)
+    plan = dataclasses.replace(plan, config=_with_command_tokens(plan, released.folder))
     needed = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in plan.targets.values())
     with whole_or_nothing(dst, overwrite, needed) as root:
         _write_params(root, plan, piece, progress)
         _write_small_files(root, plan, released)
     return plan
+
+
+def _with_command_tokens(plan: Plan, folder: Path) -> GLMConfig:
+    """The config with the ids that the tokenizer has, where its vocabulary's size is no known one.
+
+    A fine-tune may have grown or cut its embedding, by which the released ids are recognised.
+    """
+    if plan.config.special.sop is not None:
+        return plan.config
+    try:
+        special = load_tokenizer(folder, plan.family).special
+    except UserError:  # no tokenizer files, or not this family's
+        return plan.config
+    stops = plan.config.stop_ids or special.require("eop")
+    return plan.config.replace(special=special, stop_ids=stops)
 
 
 def _write_params(root: Path, plan: Plan, piece: int, progress: bool) -> None:

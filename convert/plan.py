@@ -192,12 +192,14 @@ def _quantized(
         bits.add(4 if packed else 8)
         if not (keep and ".layers." in name):
             del sources[name]
-            sources[name.removesuffix("_scale")] = Dequantized(weight, scale, packed, scale.dtype)
+            sources[name.removesuffix("_scale")] = Dequantized(weight, scale, packed)
     if len(bits) > 1:
         problems.append("quantised to 4 bits in some places and to 8 in others")
     if not keep:
-        notes.append(f"int{'/'.join(map(str, sorted(bits)))} weights become floats "
-                     "(--keep-quantized keeps them)")  # fmt: skip
+        notes.append(
+            f"int{'/'.join(map(str, sorted(bits)))} weights become float32, which holds scale "
+            "times integer exactly (--dtype float16 halves that; --keep-quantized keeps the integers)"
+        )
         return _without_bits(config)
     return config.replace(quantization=f"int{max(bits, default=8)}")
 

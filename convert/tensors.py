@@ -19,6 +19,7 @@ import numpy as np
 from glm_jax.errors import UserError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FLOAT32 = np.dtype(np.float32)
 
 
 class Tensor(Protocol):
@@ -104,12 +105,15 @@ def read_bytes(path: Path, offset: int, count: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Dequantized:
-    """``scale * q`` per row of integers, two to a byte where ``packed`` (even column high)."""
+    """``scale * q`` per row of integers, two to a byte where ``packed`` (even column high).
+
+    In float32: a float16 scale times an integer has more digits than float16.
+    """
 
     q: Tensor
     scale: Tensor
     packed: bool
-    dtype: np.dtype
+    dtype: np.dtype = FLOAT32
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -17,20 +17,36 @@ if TYPE_CHECKING:
     from glm_jax.loading import load
     from glm_jax.nn import GLM
     from glm_jax.text import load_tokenizer
+    from glm_jax.text.fill import fill
+    from glm_jax.text.generate import generate, stream
     from glm_jax.text.score import score
 
 __version__ = "0.1.0"
-__all__ = ["GLM", "GLMConfig", "UserError", "load", "load_tokenizer", "preset", "score"]
+__all__ = [
+    "GLM",
+    "GLMConfig",
+    "UserError",
+    "fill",
+    "generate",
+    "load",
+    "load_tokenizer",
+    "preset",
+    "score",
+    "stream",
+]
 
 # Found when first used: importing JAX and Orbax takes seconds, and not every user needs them.
 _HOMES = {
     "GLM": "glm_jax.nn",
     "GLMConfig": "glm_jax.config",
     "UserError": "glm_jax.errors",
+    "fill": "glm_jax.text.fill",
+    "generate": "glm_jax.text.generate",
     "load": "glm_jax.loading",
     "load_tokenizer": "glm_jax.text",
     "preset": "glm_jax.config",
     "score": "glm_jax.text.score",
+    "stream": "glm_jax.text.generate",
 }
 
 

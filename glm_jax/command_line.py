@@ -28,11 +28,12 @@ def parse(options: type[T], prog: str, argv: Sequence[str], default: T | None = 
       SystemExit: after --help.
     """
     said = io.StringIO()
-    start = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(said):
-            config = (tyro.conf.FlagConversionOff,) if default is not None else ()
-            return tyro.cli(options, args=argv, prog=prog, config=config, **start)
+            if default is None:
+                return tyro.cli(options, args=argv, prog=prog)
+            config = (tyro.conf.FlagConversionOff,)
+            return tyro.cli(options, args=argv, prog=prog, config=config, default=default)
     except SystemExit as stop:
         if not stop.code:
             raise  # --help

@@ -144,10 +144,10 @@ def _read_chatglm(hf: Mapping[str, Any]) -> GLMConfig:
     special = SpecialTokens(
         pad=hf.get("pad_token_id", 0 if v1_0 else 3),
         eos=hf["eos_token_id"],
-        mask=hf.get("mask_token_id", 150000),
-        gmask=hf.get("gmask_token_id", 150001),
+        mask=hf.get("mask_token_id", hf["bos_token_id"] - 4),
+        gmask=hf.get("gmask_token_id", hf["bos_token_id"] - 3),
         sop=hf["bos_token_id"],
-        eop=presets.CHATGLM_V1_0.eop if v1_0 else hf["eos_token_id"],
+        eop=_eop_v1_0(hf) if v1_0 else hf["eos_token_id"],
     )
     two_rows = hf.get("position_encoding_2d", True)
     return presets.PRESETS["chatglm-6b"].replace(
@@ -165,6 +165,12 @@ def _read_chatglm(hf: Mapping[str, Any]) -> GLMConfig:
         special=special,
         stop_ids=(hf["eos_token_id"],),
     )
+
+
+def _eop_v1_0(hf: Mapping[str, Any]) -> int | None:
+    """Version 1.0's end of piece, which is never its end of text: that tells it from 1.1."""
+    eop = hf["bos_token_id"] + 1
+    return eop if eop != hf["eos_token_id"] else None
 
 
 def _write_chatglm(config: GLMConfig) -> dict[str, Any]:

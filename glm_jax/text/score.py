@@ -45,11 +45,11 @@ def score(
     Raises:
       UserError: a prompt breaks the family's rule; the message names the prompt and the place.
     """
-    rows = _lay_out_all(model, prompts)
+    rows = lay_out_all(model, prompts)
     if compute is None:
         compute = Compute(dtype=str(model.embedding.dtype))  # pyrefly: ignore[bad-argument-type]
     results: list[np.ndarray] = [np.empty(0)] * len(rows)
-    with _mesh_of(model):
+    with mesh_of(model):
         for indices, width in _batches([len(row.tokens) for row in rows], max_tokens):
             batch = _padded([rows[i] for i in indices], width)
             logits = _read(model, batch, compute)
@@ -58,7 +58,7 @@ def score(
     return results
 
 
-def _lay_out_all(model: GLM, prompts: Iterable[Sequence[int]]) -> list[LaidOut]:
+def lay_out_all(model: GLM, prompts: Iterable[Sequence[int]]) -> list[LaidOut]:
     rows = []
     for i, prompt in enumerate(prompts):
         try:
@@ -124,7 +124,7 @@ def _logits(model: GLM, hidden: Float[Array, "B T D"], start, window: int):
     return model.logits(part)
 
 
-def _mesh_of(model: GLM):
+def mesh_of(model: GLM):
     """The mesh that the weights lie on, made current: activations are laid out by it."""
     sharding = model.embedding[...].sharding
     if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):

@@ -149,7 +149,7 @@ def test_dequantised_as_the_released_kernel_does(case):
     assert len(names) == 4
     for name in names:
         weight, scale = tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"]
-        x = Dequantized(weight, scale, case.endswith("4"), scale.dtype)
+        x = Dequantized(weight, scale, case.endswith("4"))
         wanted = cases[f"matrix/{name}/dequant_float"]
         assert x.shape == wanted.shape
         np.testing.assert_array_equal(read_all(x), wanted)

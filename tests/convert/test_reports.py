@@ -130,9 +130,9 @@ def test_the_same_tensor_in_two_shards(tmp_path):
     src = tmp_path / "src"
     files.write_config(src, config, "chatglm2")
     files.write_safetensors(src, tensors)
-    (src / "model.safetensors").rename(src / "a.safetensors")
-    shutil.copyfile(src / "a.safetensors", src / "b.safetensors")
-    assert f"duplicated: {LAYER}input_layernorm.weight is in a.safetensors" in problems(
+    (src / "model.safetensors").rename(src / "model-a.safetensors")
+    shutil.copyfile(src / "model-a.safetensors", src / "model-b.safetensors")
+    assert f"duplicated: {LAYER}input_layernorm.weight is in model-a.safetensors" in problems(
         src, tmp_path
     )
 

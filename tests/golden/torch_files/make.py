@@ -87,7 +87,7 @@ def save_model_parallel(ranks: int = 2) -> None:
             "mp_world_size": ranks,
             "args": argparse.Namespace(num_attention_heads=heads, lr=1e-4),
             "random_rng_state": random.getstate(),
-            "np_rng_state": np.random.get_state(),
+            "np_rng_state": np.random.get_state(),  # noqa: NPY002, what old code saved
             "torch_rng_state": torch.get_rng_state()[:16].clone(),
         }
         torch.save(state, HERE / f"mp_rank_{rank:02d}_model_states.pt")

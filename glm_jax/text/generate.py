@@ -1,0 +1,218 @@
+"""Text from prompts: ``generate`` for whole answers, ``stream`` for answers as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from glm_jax.config import GLMConfig
+from glm_jax.errors import UserError
+from glm_jax.nn import GLM, Compute
+from glm_jax.text.decoding_loop import State, bucket, decode_compute, prefill, room, write
+from glm_jax.text.layout import LaidOut
+from glm_jax.text.sampling import RowSampling
+from glm_jax.text.score import lay_out_all, mesh_of
+
+Prompts = Sequence[Sequence[int]]
+
+
+def generate(
+    model: GLM,
+    prompts: Prompts,
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram: int = 0,
+    stop_ids: Sequence[int] | None = None,
+    seed: int | Sequence[int] = 0,
+    vocab_limit: int | None = None,
+    num_samples: int = 1,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    compute: Compute | None = None,
+) -> list[Any]:
+    """What follows each prompt, as ids without the one that stopped it.
+
+    >>> [ids] = glm_jax.generate(model, [tok.encode("Hello")], max_new_tokens=16)
+
+    A prompt's answer does not depend on what else is in the batch.
+
+    Args:
+      prompts: ids as the released tokenizers give them, specials included (``glm_jax.score``).
+      max_new_tokens: fewer where the model's positions end.
+      temperature: 0 takes the most likely token; the other settings as in ``RowSampling``.
+      no_repeat_ngram: no run of this many tokens comes twice; 0: no matter.
+      stop_ids: the config's by default; an empty sequence goes on to the end.
+      seed: of the sampling, for all prompts or for each.
+      vocab_limit: ids from here on are never chosen, such as ``tok.vocab_size``.
+      num_samples: answers per prompt; with more than one the result is a list per prompt.
+      num_beams: beam search over this many, with ``length_penalty`` as the exponent of the length
+        that divides a beam's log probability; 1: none.
+      compute: how to compute; the type of the weights by default.
+
+    Returns:
+      A list of ids per prompt.
+
+    Raises:
+      UserError: a prompt breaks the family's rule or leaves no room, or a setting is out of range.
+    """
+    _check(max_new_tokens, num_samples, num_beams, no_repeat_ngram)
+    rows = lay_out_all(model, prompts)
+    if not rows:
+        return []
+    if num_beams > 1:
+        from glm_jax.text.beam import beam_search
+
+        if temperature or num_samples > 1:
+            raise UserError("beam search has no temperature and gives one answer per prompt")
+        return beam_search(
+            model, rows, max_new_tokens, num_beams, length_penalty,
+            stop_ids=stops(model.config, stop_ids), no_repeat_ngram=no_repeat_ngram,
+            vocab_limit=vocab_limit, compute=decode_compute(model, compute),
+        )  # fmt: skip
+    seeds = np.broadcast_to(np.asarray(seed), (len(rows),))
+    # Seeds of further samples are hashed, so that neighbouring seeds do not share texts.
+    every = [int(s) + 0x9E3779B9 * j for s in seeds for j in range(num_samples)]
+    sampling = RowSampling.make(
+        len(every), temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+        repetition_penalty=repetition_penalty, seed=every,
+        vocab_limit=model.config.vocab_size if vocab_limit is None else vocab_limit,
+    )  # fmt: skip
+    run = _Run(
+        model,
+        [row for row in rows for _ in range(num_samples)],
+        max_new_tokens,
+        sampling,
+        stop_ids,
+        no_repeat_ngram,
+        compute,
+    )
+    answers = run.until(max_new_tokens)
+    if num_samples == 1:
+        return answers
+    return [answers[i : i + num_samples] for i in range(0, len(answers), num_samples)]
+
+
+def stream(
+    model: GLM,
+    prompt: Sequence[int],
+    *,
+    every: int = 4,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram: int = 0,
+    stop_ids: Sequence[int] | None = None,
+    seed: int = 0,
+    vocab_limit: int | None = None,
+    compute: Compute | None = None,
+) -> Iterator[list[int]]:
+    """The ids of ``generate``, ``every`` few of them at a time; closing the iterator stops it.
+
+    Raises:
+      UserError: as ``generate``, when the first ids are asked for.
+    """
+    _check(max_new_tokens, 1, 1, no_repeat_ngram)
+    if every < 1:
+        raise UserError(f"every is {every}; it must be at least 1")
+    sampling = RowSampling.make(
+        1, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+        repetition_penalty=repetition_penalty, seed=seed,
+        vocab_limit=model.config.vocab_size if vocab_limit is None else vocab_limit,
+    )  # fmt: skip
+    rows = lay_out_all(model, [prompt])
+    run = _Run(model, rows, max_new_tokens, sampling, stop_ids, no_repeat_ngram, compute)
+    given = 0
+    for count in range(every, max_new_tokens + every, every):
+        [ids] = run.until(min(count, max_new_tokens))
+        if ids[given:]:
+            yield ids[given:]
+        given = len(ids)
+        if run.finished:
+            return
+
+
+def stops(config: GLMConfig, stop_ids: Sequence[int] | None) -> tuple[int, ...]:
+    """The ids that end a text.
+
+    Raises:
+      UserError: one is outside the vocabulary.
+    """
+    chosen = config.stop_ids if stop_ids is None else tuple(int(i) for i in stop_ids)
+    for i in chosen:
+        if stop_ids is not None and not 0 <= i < config.vocab_size:
+            raise UserError(f"stop id {i} is outside the vocabulary of {config.vocab_size}")
+    return tuple(chosen)
+
+
+def _check(max_new_tokens: int, num_samples: int, num_beams: int, ngram: int) -> None:
+    for name, value, least in (
+        ("max_new_tokens", max_new_tokens, 1),
+        ("num_samples", num_samples, 1),
+        ("num_beams", num_beams, 1),
+        ("no_repeat_ngram", ngram, 0),
+    ):
+        if value < least:
+            raise UserError(f"{name} is {value}; it must be at least {least}")
+
+
+class _Run:
+    """A batch being generated: read at once, written as far as asked."""
+
+    def __init__(
+        self,
+        model: GLM,
+        rows: list[LaidOut],
+        max_new: int,
+        sampling: RowSampling,
+        stop_ids: Sequence[int] | None,
+        ngram: int,
+        compute: Compute | None,
+    ):
+        self._model, self._sampling, self._ngram = model, sampling, ngram
+        self._compute = decode_compute(model, compute)
+        self._stops = stops(model.config, stop_ids)
+        limits = [min(max_new, room(row, model.config)) for row in rows]
+        if min(limits) < 1:
+            at = limits.index(min(limits))
+            raise UserError(
+                f"prompt {at} of {len(rows[at].tokens)} ids leaves no room for an answer: this "
+                f"model's positions end at {model.config.max_seq_len}"
+            )
+        self._limits = jnp.asarray(limits, jnp.int32)
+        self._lengths = [len(row.tokens) for row in rows]
+        penalised = bool((np.asarray(sampling.repetition_penalty) != 1).any())
+        with mesh_of(model):
+            self._state: State = prefill(
+                model, rows, bucket(max(limits), 16), self._compute, track_seen=penalised
+            )
+        self.finished = False
+
+    def until(self, count: int) -> list[list[int]]:
+        """The answers as far as ``count`` tokens, without what stopped them."""
+        padded = jnp.asarray([*self._stops, *[-1] * (8 - len(self._stops) % 8)], jnp.int32)
+        with mesh_of(self._model):
+            self._state = write(
+                self._model, self._state, self._sampling, padded, self._limits,
+                jnp.int32(count), ngram=self._ngram, compute=self._compute,
+            )  # fmt: skip
+        tokens, made, done = jax.device_get(
+            (self._state.tokens, self._state.made, self._state.done)
+        )
+        self.finished = bool(done.all())
+        answers = []
+        for row, length, number in zip(tokens, self._lengths, made, strict=True):
+            ids = row[length : length + number].tolist()
+            answers.append(ids[:-1] if ids and ids[-1] in self._stops else ids)
+        return answers
