@@ -198,7 +198,7 @@ def _quantized(
     if not keep:
         notes.append(
             f"int{'/'.join(map(str, sorted(bits)))} weights become float32, which holds scale "
-            "times integer exactly (--dtype float16 halves that; --keep-quantized keeps the integers)"
+            "times integer exactly (--dtype float16 is half that, --keep-quantized less)"
         )
         return _without_bits(config)
     return config.replace(quantization=f"int{max(bits, default=8)}")
