@@ -23,6 +23,11 @@ class KVCache:
     prefix_length: int = 0
     """Slots in front that hold a prefix. Callers of the network do not count them."""
 
+    @property
+    def slots(self) -> int:
+        """Tokens per row, a prefix not counted."""
+        return self.k.shape[2] - self.prefix_length
+
     @classmethod
     def zeros(cls, config: GLMConfig, batch: int, length: int, dtype=jnp.float32) -> KVCache:
         shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)

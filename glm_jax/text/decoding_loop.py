@@ -105,11 +105,16 @@ def prefill(
     *,
     track_seen: bool = False,
     chunk: int = PREFILL_CHUNK,
+    known: tuple[KVCache, int] | None = None,
 ) -> State:
     """Reads the prompts; the state holds the logits of every row's first new token.
 
     A causal prompt longer than ``chunk`` is read in pieces, which bounds memory. One that is read
     in both directions cannot be: its first tokens see its last.
+
+    Args:
+      known: of a single causal row: a cache that holds its first tokens already, and how many. It
+        is used up.
 
     Raises:
       UserError: there are no prompts.
@@ -118,31 +123,45 @@ def prefill(
         raise UserError("there is no prompt")
     lengths = np.array([len(row.tokens) for row in rows], np.int32)
     width, causal = int(lengths.max()), not any(row.sep for row in rows)
-    if causal and width > chunk:
-        padded = -(-width // chunk) * chunk
-    else:
-        padded, chunk = bucket(width, 16), bucket(width, 16)
-    slots = bucket(max(width + max_new, padded))
-    batch = stack_rows(rows, padded)
-    cache = _empty_cache(model, len(rows), slots, compute)
+    start = 0 if known is None else known[1]
+    unread = width - start
+    chunk = chunk if causal and unread > chunk else bucket(unread, 16)
+    end = start + -(-unread // chunk) * chunk
+    batch = stack_rows(rows, end)
+    slots = bucket(max(width + max_new, end))
+    cache = None
+    if known is not None:
+        cache = _with_room(known[0], slots)
+        slots = cache.slots
+    if cache is None:
+        cache = _empty_cache(model, len(rows), slots, compute)
     last = jnp.zeros((len(rows), model.config.embed_dim), jnp.dtype(compute.dtype))
-    for start in range(0, padded, chunk):
-        piece = slice(start, start + chunk)
+    for at in range(start, end, chunk):
+        piece = slice(at, at + chunk)
         last, cache = _read(
             model, batch.tokens[:, piece], batch.positions[:, :, piece], batch.k_end[:, piece],
-            cache, last, lengths, np.int32(start), compute,
+            cache, last, lengths, np.int32(at), compute,
         )  # fmt: skip
     tokens = np.full((len(rows), slots), NO_TOKEN, np.int32)
     tokens[:, :width] = np.where(np.arange(width) < lengths[:, None], batch.tokens[:, :width], -1)
     follow = np.stack([row.following(1)[:, 0] for row in rows])
-    start = Next(
+    places = Next(
         jnp.asarray(lengths),
         jnp.asarray(follow[:, 0]),
         jnp.asarray([int(row.anchor is None) for row in rows]),
         jnp.asarray(follow[:, 1]),
         jnp.asarray([int(row.sep > 0) for row in rows]),
     )
-    return _start(model, cache, last, start, tokens, track_seen)
+    return _start(model, cache, last, places, tokens, track_seen)
+
+
+def _with_room(cache: KVCache, slots: int) -> KVCache:
+    """The cache with at least this many slots for tokens."""
+    missing = slots - cache.slots
+    if missing <= 0:
+        return cache
+    pad = lambda x: jnp.pad(x, [(0, 0), (0, 0), (0, missing), *[(0, 0)] * (x.ndim - 3)])
+    return jax.tree.map(pad, cache)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

@@ -11,7 +11,7 @@ import numpy as np
 
 from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError
-from glm_jax.nn import GLM, Compute
+from glm_jax.nn import GLM, Compute, KVCache
 from glm_jax.text.decoding_loop import State, bucket, decode_compute, prefill, room, write
 from glm_jax.text.layout import LaidOut
 from glm_jax.text.sampling import RowSampling
@@ -116,9 +116,13 @@ def stream(
     stop_ids: Sequence[int] | None = None,
     seed: int = 0,
     vocab_limit: int | None = None,
+    remember: Remembered | None = None,
     compute: Compute | None = None,
 ) -> Iterator[list[int]]:
     """The ids of ``generate``, ``every`` few of them at a time; closing the iterator stops it.
+
+    Args:
+      remember: what an earlier call read and wrote need not be read again.
 
     Raises:
       UserError: as ``generate``, when the first ids are asked for.
@@ -132,7 +136,7 @@ def stream(
         vocab_limit=model.config.vocab_size if vocab_limit is None else vocab_limit,
     )  # fmt: skip
     rows = lay_out_all(model, [prompt])
-    run = _Run(model, rows, max_new_tokens, sampling, stop_ids, no_repeat_ngram, compute)
+    run = _Run(model, rows, max_new_tokens, sampling, stop_ids, no_repeat_ngram, compute, remember)
     given = 0
     for count in range(every, max_new_tokens + every, every):
         [ids] = run.until(min(count, max_new_tokens))
@@ -167,6 +171,35 @@ def _check(max_new_tokens: int, num_samples: int, num_beams: int, ngram: int) ->
             raise UserError(f"{name} is {value}; it must be at least {least}")
 
 
+class Remembered:
+    """The cache of a conversation, so that its next turn reads what is new and nothing else.
+
+    Only a causal model can go on this way. In a prompt that is read in both directions (GLM,
+    ChatGLM-6B) each new turn changes what every earlier token saw, so all is read again.
+    """
+
+    def __init__(self) -> None:
+        self._cache: KVCache | None = None
+        self._ids = np.zeros(0, np.int32)
+        self.reused = 0
+        """Tokens that the last call did not have to read."""
+
+    def take(self, row: LaidOut) -> tuple[KVCache, int] | None:
+        """The cache and how many of the row's first tokens it holds; it is given away."""
+        cache, self._cache = self._cache, None
+        self.reused = 0
+        if cache is None or row.sep:
+            return None
+        most = min(len(self._ids), len(row.tokens) - 1)  # the last token's logits are needed
+        differs = np.flatnonzero(self._ids[:most] != row.tokens[:most])
+        self.reused = int(differs[0]) if differs.size else most
+        return (cache, self.reused) if self.reused else None
+
+    def put(self, cache: KVCache, ids: np.ndarray) -> None:
+        """A cache that holds these tokens in its first slots."""
+        self._cache, self._ids = cache, ids
+
+
 class _Run:
     """A batch being generated: read at once, written as far as asked."""
 
@@ -179,7 +212,9 @@ class _Run:
         stop_ids: Sequence[int] | None,
         ngram: int,
         compute: Compute | None,
+        remember: Remembered | None = None,
     ):
+        self._remember = remember
         self._model, self._sampling, self._ngram = model, sampling, ngram
         self._compute = decode_compute(model, compute)
         self._stops = stops(model.config, stop_ids)
@@ -195,8 +230,9 @@ class _Run:
         penalised = bool((np.asarray(sampling.repetition_penalty) != 1).any())
         with mesh_of(model):
             self._state: State = prefill(
-                model, rows, bucket(max(limits), 16), self._compute, track_seen=penalised
-            )
+                model, rows, bucket(max(limits), 16), self._compute, track_seen=penalised,
+                known=None if remember is None else remember.take(rows[0]),
+            )  # fmt: skip
         self.finished = False
 
     def until(self, count: int) -> list[list[int]]:
@@ -211,6 +247,9 @@ class _Run:
             (self._state.tokens, self._state.made, self._state.done)
         )
         self.finished = bool(done.all())
+        if self._remember is not None:
+            end = self._lengths[0] + int(made[0])
+            self._remember.put(self._state.cache, tokens[0, :end])
         answers = []
         for row, length, number in zip(tokens, self._lengths, made, strict=True):
             ids = row[length : length + number].tolist()

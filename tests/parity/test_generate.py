@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 import glm_jax
-from glm_jax.text.generate import generate, stream
+from glm_jax.nn import Compute
+from glm_jax.text.decoding_loop import prefill
+from glm_jax.text.generate import Remembered, generate, stream
+from glm_jax.text.layout import lay_out
 from tests.parity.golden import load_case
 from tests.parity.test_glm import generation_prompts
 
@@ -96,3 +99,46 @@ def test_a_row_gives_what_it_gives_alone(name):
 
 def test_top_level():
     assert glm_jax.generate is generate
+
+
+@pytest.mark.parametrize("name", ["glm-4-9b/base", "chatglm2-6b/ptuning_v2_noproj"])
+def test_a_conversation_is_not_read_again(name):
+    """Every turn gives what it gives from the start, and reads only what is new."""
+    base = f"{name.split('/')[0]}/base" if "ptuning" in name else None
+    case = load_case(name, base=base)
+    answer = lambda ids, memory=None: [
+        i
+        for piece in stream(case.model, ids, max_new_tokens=9, stop_ids=(), remember=memory)
+        for i in piece
+    ]
+    memory, ids = Remembered(), [1, 2, 3, 4]
+    for turn in range(4):
+        ids += answer(ids, memory)
+        if turn:
+            assert memory.reused > 9 * turn
+        ids += [5 + turn] * (2 + 7 * turn)
+        assert answer(ids) == answer(ids, memory)
+    changed = [*ids[:6], 9, 9]
+    assert answer(changed) == answer(changed, memory)
+    assert memory.reused == 6
+
+
+def test_both_directions_are_read_again():
+    case = load_case("chatglm-6b/base")
+    memory = Remembered()
+    prompt = case.get("generate/input_ids")[0].tolist()
+    for _ in range(2):
+        found = list(stream(case.model, prompt, max_new_tokens=5, stop_ids=(), remember=memory))
+        assert [i for piece in found for i in piece] == case.get("generate/tokens")[0, :5].tolist()
+        assert memory.reused == 0
+
+
+def test_reading_in_pieces():
+    case = load_case("chatglm3-6b/base")
+    rng = np.random.default_rng(0)
+    rows = [lay_out(rng.integers(0, case.config.vocab_size, n), case.config) for n in (45, 7, 33)]
+    compute = Compute()
+    whole = prefill(case.model, rows, 4, compute)
+    pieces = prefill(case.model, rows, 4, compute, chunk=16)
+    np.testing.assert_allclose(pieces.logits, whole.logits, atol=2e-4)
+    np.testing.assert_array_equal(pieces.next.slot, whole.next.slot)
