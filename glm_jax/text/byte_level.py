@@ -62,12 +62,19 @@ def gpt2_bpe(vocab: Mapping[str, int], merges: list[tuple[str, str]]) -> Tokeniz
     Raises:
       ValueError: a merge is not of tokens of the vocabulary.
     """
-    for a, b in merges:
-        if a not in vocab or b not in vocab or a + b not in vocab:
-            raise ValueError(f"the merge {a!r} {b!r} is not of tokens of the vocabulary")
+    _check(vocab, merges)
     tokenizer = Tokenizer(models.BPE(dict(vocab), merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore
     return tokenizer
+
+
+def _check(vocab: Mapping[str, int], merges: list[tuple[str, str]]) -> None:
+    # Here, because tokenizers panics or drops letters where these do not hold.
+    if missing := [letter for letter in _byte_of() if letter not in vocab]:
+        raise ValueError(f"the vocabulary of {len(vocab)} tokens lacks {len(missing)} bytes")
+    for a, b in merges:
+        if a not in vocab or b not in vocab or a + b not in vocab:
+            raise ValueError(f"the merge {a!r} {b!r} is not of tokens of the vocabulary")
 
 
 def fast_bpe(content: bytes) -> tuple[Tokenizer, dict[str, int], dict[str, int]]:
@@ -84,6 +91,8 @@ def fast_bpe(content: bytes) -> tuple[Tokenizer, dict[str, int], dict[str, int]]
         kind, vocab = spec["model"]["type"], spec["model"]["vocab"]
         if kind != "BPE":
             raise ValueError(f"its model is {kind}, not BPE")
+        merges = [m.split(" ") if isinstance(m, str) else m for m in spec["model"]["merges"]]
+        _check(vocab, [(a, b) for a, b in merges])
         spec |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         tokenizer = Tokenizer.from_str(json.dumps(spec))
     except (KeyError, TypeError) as error:

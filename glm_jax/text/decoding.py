@@ -81,8 +81,9 @@ class PieceStream:
 
     def push(self, index: int) -> str:
         piece = index - self._shift
-        if self._model.is_byte(piece):
-            text = self._utf8.decode(self._model.byte(piece))
+        byte = self._model.byte(piece)
+        if byte is not None:
+            text = self._utf8.decode(byte)
         else:
             text = self.flush()
             self._at_start &= not (self._blank_taken or self._written or text)

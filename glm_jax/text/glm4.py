@@ -102,8 +102,11 @@ def parse_ranks(content: bytes) -> list[bytes]:
             raise ValueError(
                 f"line {number} is {line[:40]!r}, not a token in base64 and rank {number - 1}"
             ) from None
-    if len(set(tokens)) < max(len(tokens), 256):
-        raise ValueError(f"{len(set(tokens))} different tokens in {len(tokens)} lines")
+    different = set(tokens)
+    if len(different) < len(tokens):
+        raise ValueError(f"{len(different)} different tokens in {len(tokens)} lines")
+    if missing := [byte for byte in range(256) if bytes([byte]) not in different]:
+        raise ValueError(f"no token for the byte {missing[0]} ({len(missing)} of 256 are missing)")
     return tokens
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 
 import pytest
@@ -141,7 +142,7 @@ DAMAGED = [
     ("glm-10b-chinese", "cog-pretrain.model", b"\x00", "1 bytes that are no SentencePiece"),
     ("glm-4-9b", "tokenizer.model", b"IQ== 0\nIg== 2\n", "line 2 is b'Ig== 2', not a token in"),
     ("glm-4-9b", "tokenizer.model", b"IQ== 0\nIg==", "line 2 is b'Ig=='"),
-    ("glm-4-9b", "tokenizer.model", b"IQ== 0\n", "1 different tokens in 1 lines"),
+    ("glm-4-9b", "tokenizer.model", b"IQ== 0\n", "no token for the byte 0 (255 of"),
     ("glm-4-9b, tokenizer.json", "tokenizer.json", b'{"model": {}}', "not a tokenizer.json"),
     ("glm-4-9b, tokenizer.json", "tokenizer.json", b'{"added', "Unterminated string"),
     ("glm-10b", "vocab.json", b'{"a": 0', "delimiter"),
@@ -167,6 +168,38 @@ def test_damaged_files_are_named(name, file, content, message, tmp_path):
         assert file in str(caught.value)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def mutated(content, rng):
+    """A file cut short, with other bytes, with bytes missing or with bytes too many."""
+    data, at = bytearray(content), rng.randrange(len(content))
+    how = rng.choice(("cut", "change", "delete", "insert"))
+    if how == "cut":
+        del data[at:]
+    elif how == "change":
+        data[at] = rng.randrange(256)
+    elif how == "delete":
+        del data[at : at + rng.randrange(1, 60)]
+    else:
+        data[at:at] = rng.randbytes(rng.randrange(1, 9))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_mutated_files_are_read_or_refused(name, tmp_path):
+    rng, refused = random.Random(name), 0
+    root = model_directory(tmp_path / "model", name)
+    for file, content in FILES[name].items():
+        for _ in range(30):
+            (root / "tokenizer" / file).write_bytes(mutated(content(), rng))
+            try:
+                tok = load_tokenizer(root, family=name.partition(",")[0])
+                tok.decode(tok.encode("The file 晚上 it's\n\n x😀"))
+            except UserError as error:
+                refused += 1
+                assert "\n" not in str(error)
+        (root / "tokenizer" / file).write_bytes(content())
+    assert refused
 
 
 def test_damaged_json_beside_them(tmp_path):
