@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -31,6 +32,8 @@ _PREFIX_NAMES = {
     "trans.2.bias": "projection_out.bias",
 }
 
+_PREFIX_SETTINGS = ("pre_seq_len", "prefix_projection")
+
 
 def is_adapter(src: Path) -> bool:
     """A PEFT directory."""
@@ -45,6 +48,18 @@ def is_ours(src: Path) -> bool:
 def only_prefix(names: Collection[str]) -> bool:
     """A P-Tuning v2 checkpoint: the prefix encoder and nothing else."""
     return all(_short(name) in _PREFIX_NAMES for name in names)
+
+
+def without_prefix(released: Released) -> tuple[Released, Adapter | None]:
+    """A checkpoint that holds a model and its prefix, as the two."""
+    names = [n for n in released.tensors if "prefix_encoder." in n and _short(n) in _PREFIX_NAMES]
+    if not names:
+        return released, None
+    prefix = {name: released.tensors[name] for name in names}
+    model = {name: x for name, x in released.tensors.items() if name not in prefix}
+    found = _prefix_from_torch(dataclasses.replace(released, tensors=prefix))
+    config = {k: v for k, v in released.config.items() if k not in _PREFIX_SETTINGS}
+    return dataclasses.replace(released, tensors=model, config=config), found
 
 
 def _short(name: str) -> str:

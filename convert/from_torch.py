@@ -30,9 +30,11 @@ from convert.workers import chunk_bytes, parse_bytes, whole_or_nothing
 from glm_jax import command_line
 from glm_jax.config import GLMConfig, num_params
 from glm_jax.errors import UserError
+from glm_jax.peft import save_adapter
 from glm_jax.text import load_tokenizer
 
 RELEASED_FILE = "released.json"
+PREFIX_FOLDER = "prefix"
 TOKENIZER_FILES = (
     "tokenizer*", "vocab*", "merges.txt", "*.model", "cog-pretrain*", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja",
@@ -100,12 +102,16 @@ def convert(
     if adapters.only_prefix(released.tensors):
         adapters.from_torch(src, dst, base=base, overwrite=overwrite)
         return None
+    released, prefix = adapters.without_prefix(released)
     plan = make_plan(released, family=family, dtype=dtype, keep_quantized=keep_quantized)
     plan = dataclasses.replace(plan, config=_with_command_tokens(plan, released.folder))
     needed = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in plan.targets.values())
     with whole_or_nothing(dst, overwrite, needed) as root:
         _write_params(root, plan, piece, progress)
         _write_small_files(root, plan, released)
+        if prefix is not None:
+            save_adapter(root / PREFIX_FOLDER, prefix)
+            plan.notes.append(f"its P-Tuning v2 prefix is the adapter {dst / PREFIX_FOLDER}")
     return plan
 
 

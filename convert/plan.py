@@ -21,7 +21,6 @@ from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM
 
-PREFIX_ENCODER = "prefix_encoder."
 _COMPARE_ROWS = 4096
 _LAYER_NUMBER = re.compile(r"(?:^|\.)layers\.(\d{1,6})\.")
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": BFLOAT16}
@@ -234,11 +233,8 @@ def _mismatches(rules: list[Rule], sources: Mapping[str, Tensor], keep: bool) ->
         elif not is_float(x.dtype) and not rule.names[0].endswith("weight_q"):
             problems.append(f"mis-typed: {rule.theirs} holds {x.dtype} without a scale")
     known = {rule.theirs for rule in rules}
-    for name in sources:
-        if name not in known:
-            hint = " (a P-Tuning v2 prefix: convert it on its own)" * (PREFIX_ENCODER in name)
-            problems.append(f"unexpected: {name} {list(sources[name].shape)}{hint}")
-    return problems
+    extra = (f"unexpected: {n} {list(x.shape)}" for n, x in sources.items() if n not in known)
+    return [*problems, *extra]
 
 
 def _targets(rules, sources, shapes, dtype: str | None, notes: list[str]):

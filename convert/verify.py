@@ -19,6 +19,7 @@ if __name__ == "__main__":  # comparing computes nothing on an accelerator
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from convert import reference
+from convert.adapters import without_prefix
 from convert.checkpoint import open_released
 from convert.engine import cast
 from convert.plan import Plan, make_plan
@@ -72,7 +73,7 @@ def compare(src: Path, dst: Path, *, progress: bool = False) -> tuple[Plan, list
     Raises:
       UserError: either side is unreadable or does not fit together.
     """
-    released = open_released(src)
+    released, _ = without_prefix(open_released(src))
     config = load_config(dst)
     plan = make_plan(released, keep_quantized=config.quantization != "none")
     shapes = {name: shape for name, (shape, _) in plan.targets.items()}

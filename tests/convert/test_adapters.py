@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import glm_jax
 from convert.adapters import from_torch
+from convert.checkpoint import open_released
 from convert.from_torch import convert
 from convert.pickle_writer import write_pickled
+from convert.tensors import read_all
 from convert.to_torch import export
+from convert.verify import compare
 from glm_jax.ckpts import load_model
 from glm_jax.errors import UserError
 from glm_jax.peft import attach, load_adapter
@@ -180,3 +184,21 @@ def test_an_adapter_that_does_not_fit(tmp_path):
         convert(tmp_path / "lora", tmp_path / "out", base=tmp_path / "wider")
     with pytest.raises(UserError, match="does not name the base model"):
         convert(tmp_path / "lora", tmp_path / "out")
+
+
+def test_a_model_saved_together_with_its_prefix(tmp_path):
+    """As Trainer saves it whole; ours are a model and an adapter beside it."""
+    config = files.small("chatglm2-6b")
+    tensors = files.random_tensors(config, "chatglm2")
+    prefix(tmp_path / "prefix", "transformer.prefix_encoder.")
+    whole = {name: read_all(x) for name, x in open_released(tmp_path / "prefix").tensors.items()}
+    files.write_config(tmp_path / "src", config, "chatglm2")
+    about = json.loads((tmp_path / "src" / "config.json").read_text())
+    (tmp_path / "src" / "config.json").write_text(json.dumps({**about, "pre_seq_len": 5}))
+    files.write_safetensors(tmp_path / "src", {**tensors, **whole})
+    convert(tmp_path / "src", tmp_path / "ours")
+    assert sum(row.differing for row in compare(tmp_path / "src", tmp_path / "ours")[1]) == 0
+    model = glm_jax.load(tmp_path / "ours", adapter=tmp_path / "ours" / "prefix")
+    assert model.prefix.length == 5
+    export(tmp_path / "ours" / "prefix", tmp_path / "back")
+    files.assert_same_tensors(tmp_path / "prefix", tmp_path / "back")
