@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers
+
+# Tokens that are no merge's: special ones, and those that fill up RoBERTa's vocabulary.
+_NAME = re.compile(r"<.*>|madeupword\d+")
 
 
 @functools.cache
@@ -60,9 +64,12 @@ def gpt2_bpe(vocab: Mapping[str, int], merges: list[tuple[str, str]]) -> Tokeniz
     """GPT-2's BPE without its special tokens.
 
     Raises:
-      ValueError: a merge is not of tokens of the vocabulary.
+      ValueError: a merge is not of tokens of the vocabulary, or merges are missing.
     """
     _check(vocab, merges)
+    made = {a + b for a, b in merges}
+    if lost := [t for t in vocab if len(t) > 1 and t not in made and not _NAME.fullmatch(t)]:
+        raise ValueError(f"no merge makes {lost[0]!r} ({len(lost)} such tokens): lines are missing")
     tokenizer = Tokenizer(models.BPE(dict(vocab), merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore
     return tokenizer

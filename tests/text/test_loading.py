@@ -151,6 +151,7 @@ DAMAGED = [
     ("glm-10b", "vocab.json", b'{"a": 0}', "the vocabulary of 1 tokens has no <|endoftext|>"),
     ("glm-10b", "merges.txt", b"#version\nt\n", "line 2 is 't', not two tokens"),
     ("glm-10b", "merges.txt", b"t qqqq\n", "the merge 't' 'qqqq' is not of tokens of"),
+    ("glm-10b", "merges.txt", b"".join(tiny.merges().splitlines(True)[:-3]), "lines are missing"),
     ("glm-10b", "merges.txt", b"\xff\xfe", "can't decode byte 0xff"),
     ("glm-large", "vocab.txt", b"[PAD]\n[PAD]\n", "another token on every line"),
     ("glm-large", "vocab.txt", b"[PAD]\n", "the vocabulary of 1 tokens has no [UNK]"),
