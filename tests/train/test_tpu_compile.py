@@ -3,31 +3,9 @@
 No TPU is needed: libtpu compiles for a topology that is described to it.
 """
 
-import importlib.util
-import json
-import os
-import subprocess
-import sys
+from tests.tpu import HBM_GIB, marks, run_program
 
-import pytest
-
-from tests.conftest import ROOT
-
-pytestmark = [
-    pytest.mark.tpu_compile,
-    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu not installed"),
-]
-
-HBM_GIB = {"v5p": 95.73}
-
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-}
+pytestmark = marks
 
 PROGRAM = """
 import json, sys
@@ -71,14 +49,7 @@ print(json.dumps({
 
 
 def test_glm_10b_trains_at_1_x_1024_per_chip_on_v5p_4x4x4():
-    command = [sys.executable, "-c", PROGRAM, "v5p:4x4x4", "glm-10b"]
-    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
-    environment.pop("XLA_FLAGS", None)
-    done = subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=800, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    memory = json.loads(done.stdout.splitlines()[-1])
+    memory = run_program(PROGRAM, "v5p:4x4x4", "glm-10b")
     # Weights and both moments in float32 are cut over the 64 chips. 4096 / 64 columns are half a
     # TPU tile, so some arrays lie padded and the share comes to 1.35 of the even one.
     assert memory["arguments"] < 1.5 * memory["state"] / 64
