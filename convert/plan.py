@@ -188,7 +188,8 @@ def _quantized(
             problems.append(f"mis-typed: {name} beside a weight of {weight.dtype}")
             continue
         packed = weight.shape[1] * 2 == _columns(config, name)
-        bits.add(4 if packed else 8)
+        if ".layers." in name:
+            bits.add(4 if packed else 8)
         if not (keep and ".layers." in name):
             del sources[name]
             sources[name.removesuffix("_scale")] = Dequantized(weight, scale, packed)

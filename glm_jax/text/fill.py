@@ -23,7 +23,7 @@ def fill(model: GLM, tokenizer: Tokenizer, text: str, **options: Any) -> str:
     view (GLM paper, section 2.1).
 
     Args:
-      options: of ``glm_jax.generate``.
+      options: of ``glm_jax.generate``; ids that stand for nothing are never chosen.
 
     Raises:
       UserError: there is no blank, there are two kinds, or the model fills none.
@@ -51,6 +51,7 @@ def fill_blanks(model: GLM, tokenizer: Tokenizer, text: str, **options: Any) -> 
         raise UserError(f"ChatGLM-6B fills one blank at a time; this text has {len(kinds)}")
     if options.get("num_samples", 1) > 1:
         raise UserError("fill gives one text; call it again with another seed")
+    options.setdefault("vocab_limit", tokenizer.used)
     (sop,) = config.special.require("sop")
     part_a = _part_a(tokenizer, text)
     ids: list[int] = []

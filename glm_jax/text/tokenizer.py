@@ -18,7 +18,7 @@ class Tokenizer(Protocol):
     ``family`` names the model whose rules hold (``trained`` for one of our own), ``special`` has
     the command tokens by role, ``special_ids`` every special token by name, such as "<|user|>", and
     ``skipped`` the ids that ``skip_special_tokens`` leaves out. ``vocab_size`` counts the rows of
-    the model's embedding: ids between the last token and it stand for nothing.
+    the model's embedding; the first ``used`` of them stand for something.
     """
 
     family: str
@@ -26,6 +26,7 @@ class Tokenizer(Protocol):
     special_ids: dict[str, int]
     skipped: frozenset[int]
     vocab_size: int
+    used: int
 
     @property
     def sentence_ends(self) -> Bool[np.ndarray, "V"]: ...

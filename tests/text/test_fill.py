@@ -29,7 +29,7 @@ def model(tokenizer):
 
 def test_several_blanks(model, tokenizer):
     text = "Of [MASK] words, and [MASK] numbers."
-    options = {"max_new_tokens": 5, "vocab_limit": tokenizer.num_pieces}
+    options = {"max_new_tokens": 5, "vocab_limit": tokenizer.used}
     answers = fill_blanks(model, tokenizer, text, **options)
     assert fill(model, tokenizer, text, **options) == (
         f"Of {answers[0]} words, and {answers[1]} numbers."
