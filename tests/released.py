@@ -37,7 +37,7 @@ def load_glm(case: str) -> Golden:
     folder = GOLDEN / "glm-10b" / case
     config = GLMConfig.from_hf(json.loads((folder / "config.json").read_text()))
     weights = {
-        k.removeprefix("glm."): v for k, v in load_file(folder / "weights.safetensors").items()
+        k.removeprefix("glm."): v for k, v in load_file(folder / "model.safetensors").items()
     }
     model = jax.eval_shape(lambda key: GLM(config, key), jax.random.key(0))
     return Golden(

@@ -142,7 +142,7 @@ def test_multiple_choice_scores_each_choice_as_its_own_row():
 
 def test_sequence_classification():
     folder = "seqcls"
-    weights = released.load_file(released.GOLDEN / "glm-10b" / folder / "weights.safetensors")
+    weights = released.load_file(released.GOLDEN / "glm-10b" / folder / "model.safetensors")
     head_names = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
     case = load_without(folder, head_names)
     head = nn.ClassificationHead(case.config, 3, jax.random.key(0))
@@ -166,7 +166,7 @@ def load_without(folder, names):
     config = released.GLMConfig.from_hf(
         released.json.loads((released.GOLDEN / "glm-10b" / folder / "config.json").read_text())
     )
-    weights = released.load_file(released.GOLDEN / "glm-10b" / folder / "weights.safetensors")
+    weights = released.load_file(released.GOLDEN / "glm-10b" / folder / "model.safetensors")
     body = {k.removeprefix("glm."): v for k, v in weights.items() if k not in names}
     model = jax.eval_shape(lambda key: nn.GLM(config, key), jax.random.key(0))
     cases = released.load_file(released.GOLDEN / "glm-10b" / folder / "cases.safetensors")
