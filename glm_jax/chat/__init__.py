@@ -1,0 +1,28 @@
+"""Conversations: messages, the prompts of every chat model, replies read back, and ``Chat``.
+
+>>> chat = glm_jax.Chat(model, tok)
+>>> chat.send("你好").text
+"""
+
+from glm_jax.chat.all_tools import AllTools
+from glm_jax.chat.formats import (
+    FORMATS,
+    ChatFormat,
+    chat_format,
+    parse_replies,
+    parse_reply,
+    render,
+)
+from glm_jax.chat.message import Message, ToolCall
+
+__all__ = [
+    "FORMATS",
+    "AllTools",
+    "ChatFormat",
+    "Message",
+    "ToolCall",
+    "chat_format",
+    "parse_replies",
+    "parse_reply",
+    "render",
+]
