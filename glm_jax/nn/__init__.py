@@ -11,6 +11,7 @@ from glm_jax.nn.heads import ClassificationHead
 from glm_jax.nn.loss import lm_loss
 from glm_jax.nn.masks import causal_ranges, prefix_ranges
 from glm_jax.nn.transformer import GLM
+from glm_jax.nn.unstacked import unstacked
 
 __all__ = [
     "GLM",
@@ -20,4 +21,5 @@ __all__ = [
     "causal_ranges",
     "lm_loss",
     "prefix_ranges",
+    "unstacked",
 ]

@@ -28,12 +28,14 @@ class Linear(nnx.Module):
     ):
         axes, shape = zip(*outputs, *inputs, strict=True)
         self.num_inputs = len(inputs)
+        self.inputs_first = False
         self.weight = params.normal(key, shape, axes, std, dtype)
         self.bias = params.zeros(*_vector(outputs), dtype) if bias else None
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         bias = None if self.bias is None else self.bias[...].astype(x.dtype)
-        return linear(x, self.weight[...].astype(x.dtype), bias, inputs=self.num_inputs)
+        weight = self.weight[...].astype(x.dtype)
+        return linear(x, weight, bias, inputs=self.num_inputs, inputs_first=self.inputs_first)
 
 
 class QuantizedLinear(nnx.Module):

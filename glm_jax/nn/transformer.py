@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -69,6 +70,7 @@ class GLM(nnx.Module):
             if config.tied_head
             else params.normal(keys[3], *table, config.init_std, param_dtype)
         )
+        self.head_inputs_first = False
         self.classifier = (
             ClassificationHead(config, config.num_labels, head_key, dtype=param_dtype)
             if config.num_labels
@@ -210,7 +212,8 @@ class GLM(nnx.Module):
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Scores of every token, float32."""
-        scores = linear(hidden, self.head_weight.astype(hidden.dtype))
+        head = self.head_weight.astype(hidden.dtype)
+        scores = linear(hidden, head, inputs_first=self.head_inputs_first)
         return constrain(scores.astype(jnp.float32), "batch", "length", "vocab")
 
     def _layer_prefixes(self, dropout_key: Array | None = None) -> LayerPrefix | None:
@@ -249,8 +252,19 @@ class GLM(nnx.Module):
             )
             return (x, cache), x if collect else None
 
+        start = (x, None if cached is None else cached[0])
+        if isinstance(self.layers, nnx.List):  # glm_jax.nn.unstacked
+            return _each(body, start, self.layers, (drops, np.arange(count), prefix))
         xs = (self.layers, drops, jnp.arange(count), prefix)
         body = compute.checkpoint(body)
-        start = (x, None if cached is None else cached[0])
         (x, cache), outs = jax.lax.scan(body, start, xs, unroll=min(compute.unroll, count))
         return x, cache, outs
+
+
+def _each(body, carry, layers: nnx.List, others) -> tuple[Any, Any, Any]:
+    """``jax.lax.scan`` of ``body`` over layers that are not stacked."""
+    outs = []
+    for i, block in enumerate(layers):
+        carry, out = body(carry, (block, *jax.tree.map(lambda x, i=i: x[i], others)))
+        outs.append(out)
+    return (*carry, None if outs[0] is None else jnp.stack(outs))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 
 import jax
@@ -18,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError
-from glm_jax.nn import GLM, Compute, KVCache
+from glm_jax.nn import GLM, Compute, KVCache, unstacked
 from glm_jax.text.layout import LaidOut, stack_rows
 from glm_jax.text.sampling import RowSampling, ban_repeated_ngrams, sample
 
@@ -81,12 +82,25 @@ def decode_compute(model: GLM, compute: Compute | None) -> Compute:
     """How to compute, unless it was said: the type of the weights, layers unrolled on CPU.
 
     XLA's CPU backend copies a layer's weights out of the stack at every step of a scan, which
-    halves the speed of decoding; TPUs and GPUs do not.
+    halves the speed of decoding; TPUs and GPUs do not. ``prepare`` does away with the stack.
     """
     if compute is not None:
         return compute
     unroll = model.config.num_layers if jax.default_backend() == "cpu" else 1
     return Compute(dtype=str(model.embedding.dtype), unroll=unroll)  # pyrefly: ignore
+
+
+def prepare(model: GLM, rows: int) -> GLM:
+    """The model as this backend decodes ``rows`` at a time with it; on a CPU a copy in memory.
+
+    It stays as it is where free memory is less than twice what a copy needs, and where it is
+    spread over devices. Who decodes again and again (a chat, a server) keeps the result.
+    """
+    if jax.default_backend() != "cpu" or len(model.embedding[...].sharding.device_set) > 1:
+        return model
+    needed = sum(x.nbytes for x in jax.tree.leaves((model.layers, model.head)))
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return unstacked(model, rows) if 2 * needed < free else model
 
 
 def room(row: LaidOut, config: GLMConfig) -> int:

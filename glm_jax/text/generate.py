@@ -12,7 +12,7 @@ import numpy as np
 from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM, Compute, KVCache
-from glm_jax.text.decoding_loop import State, bucket, decode_compute, prefill, room, write
+from glm_jax.text.decoding_loop import State, bucket, decode_compute, prefill, prepare, room, write
 from glm_jax.text.layout import LaidOut
 from glm_jax.text.sampling import RowSampling
 from glm_jax.text.score import lay_out_all, mesh_of
@@ -215,7 +215,7 @@ class _Run:
         remember: Remembered | None = None,
     ):
         self._remember = remember
-        self._model, self._sampling, self._ngram = model, sampling, ngram
+        self._model, self._sampling, self._ngram = prepare(model, len(rows)), sampling, ngram
         self._compute = decode_compute(model, compute)
         self._stops = stops(model.config, stop_ids)
         limits = [min(max_new, room(row, model.config)) for row in rows]
@@ -230,7 +230,7 @@ class _Run:
         penalised = bool((np.asarray(sampling.repetition_penalty) != 1).any())
         with mesh_of(model):
             self._state: State = prefill(
-                model, rows, bucket(max(limits), 16), self._compute, track_seen=penalised,
+                self._model, rows, bucket(max(limits), 16), self._compute, track_seen=penalised,
                 known=None if remember is None else remember.take(rows[0]),
             )  # fmt: skip
         self.finished = False

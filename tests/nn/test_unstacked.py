@@ -1,0 +1,52 @@
+"""Layers that are not stacked compute what the stack computes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import glm_jax
+from glm_jax import nn
+from glm_jax.config import preset
+
+SMALL = {
+    "vocab_size": 40, "num_layers": 3, "embed_dim": 16, "num_heads": 4, "head_dim": 4,
+    "mlp_dim": 24, "max_seq_len": 32,
+}  # fmt: skip
+CONFIGS = {
+    "chatglm2": preset("chatglm2-6b").replace(**SMALL, num_kv_heads=2),
+    "tied": preset("chatglm-6b").replace(**SMALL, num_kv_heads=4),
+    "int4": preset("chatglm2-6b").replace(**SMALL, num_kv_heads=2, quantization="int4"),
+}
+forward = jax.jit(nn.GLM.__call__, static_argnames="compute")
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_same_logits(name, rows, dtype):
+    model = nn.GLM(CONFIGS[name], jax.random.key(0), param_dtype=jnp.dtype(dtype))
+    tokens = jax.random.randint(jax.random.key(1), (rows, 6), 0, 40)
+    positions = jnp.broadcast_to(jnp.stack([jnp.arange(6), jnp.zeros(6, int)]), (rows, 2, 6))
+    compute = nn.Compute(dtype=dtype)
+    stacked, single = (
+        forward(m, tokens, positions, *nn.causal_ranges(rows, 6), compute=compute)
+        for m in (model, nn.unstacked(model, rows))
+    )
+    np.testing.assert_allclose(single, stacked, atol=1e-5 if dtype == "float32" else 2e-2)
+
+
+def test_the_model_itself_is_left_alone():
+    model = nn.GLM(CONFIGS["tied"], jax.random.key(0))
+    other = nn.unstacked(model, rows=2)
+    assert model.head is None and not model.head_inputs_first
+    assert model.layers.mlp.up_proj.weight.shape == (3, 24, 16)
+    assert other.layers[0].mlp.up_proj.weight.shape == (16, 24)
+
+
+def test_generate_uses_them_and_answers_alike():
+    model = nn.GLM(CONFIGS["chatglm2"], jax.random.key(0))
+    prompts = [[5, 6, 7], [8, 9]]
+    together = glm_jax.generate(model, prompts, max_new_tokens=8, stop_ids=[])
+    alone = [glm_jax.generate(model, [p], max_new_tokens=8, stop_ids=[])[0] for p in prompts]
+    assert together == alone
