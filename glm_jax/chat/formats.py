@@ -35,6 +35,11 @@ class ChatFormat:
     max_length: int = 8192
 
     @property
+    def full_width(self) -> bool:
+        """Whether punctuation beside Chinese characters becomes full-width."""
+        return self.post is replies.tidy
+
+    @property
     def has_roles(self) -> bool:
         """Whether turns begin with role tokens, and there can be metadata, tools, observations."""
         return self.turn is not None

@@ -13,7 +13,7 @@ from glm_jax.chat.message import Message, ToolCall, tool_name
 TURN = "<|assistant|>"
 PLACEHOLDER, YEAR = "[[训练时间]]", "2023年"
 INTERPRETER = "interpreter"
-_WIDE = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
+NARROW = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
 _HAN = "[\u4e00-\u9fff]"
 _NARROW = re.compile(f"(?<={_HAN})[,!:;?]|[,!:;?](?={_HAN})")
 _NAME = re.compile(r"\s*[\w./:-]{0,64}\s*")
@@ -23,7 +23,12 @@ Tools = Sequence[Mapping[str, Any]]
 
 def tidy(text: str) -> str:
     """ChatGLM-6B v1.1's post-processing: full-width punctuation beside Chinese characters."""
-    return _NARROW.sub(lambda mark: _WIDE[mark[0]], plain(text))
+    return full_width(plain(text))
+
+
+def full_width(text: str) -> str:
+    """With full-width punctuation beside Chinese characters, one character for one."""
+    return _NARROW.sub(lambda mark: NARROW[mark[0]], text)
 
 
 def plain(text: str) -> str:
