@@ -14,9 +14,11 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
+from glm_jax.viz import seen
+from glm_jax.viz.style import HIDDEN, PART_A, PART_B
+
 OBJECTIVE_NAMES = {"mask": "[MASK]", "smask": "[sMASK]", "gmask": "[gMASK]"}
 COLOURS = {"mask": "#2a6f97", "smask": "#c8553d", "gmask": "#588157"}
-HIDDEN, PART_A, PART_B = "#f4f4f2", "#8fb8de", "#e07a5f"
 
 
 def read_log(path: str | Path) -> dict[str, list[dict[str, float]]]:
@@ -57,10 +59,9 @@ def packed_row(row: Mapping[str, np.ndarray], path: str | Path) -> None:
     )
     length = len(row["k_start"])
     keys = np.arange(length)
-    seen = (keys >= row["k_start"][:, None]) & (keys < row["k_end"][:, None])
     in_b = row["positions"][1] > 0
     mask.imshow(
-        np.where(seen, np.where(in_b[:, None], 2, 1), 0),
+        np.where(seen(row["k_start"], row["k_end"]), np.where(in_b[:, None], 2, 1), 0),
         cmap=ListedColormap([HIDDEN, PART_A, PART_B]),
         vmin=0,
         vmax=2,
