@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from glm_jax.chat import Chat, Message
     from glm_jax.config import GLMConfig, preset
     from glm_jax.errors import UserError
     from glm_jax.loading import load
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "GLM",
+    "Chat",
     "GLMConfig",
+    "Message",
     "UserError",
     "fill",
     "generate",
@@ -37,8 +40,10 @@ __all__ = [
 
 # Found when first used: importing JAX and Orbax takes seconds, and not every user needs them.
 _HOMES = {
+    "Chat": "glm_jax.chat",
     "GLM": "glm_jax.nn",
     "GLMConfig": "glm_jax.config",
+    "Message": "glm_jax.chat",
     "UserError": "glm_jax.errors",
     "fill": "glm_jax.text.fill",
     "generate": "glm_jax.text.generate",

@@ -14,13 +14,18 @@ from glm_jax.chat.formats import (
     render,
 )
 from glm_jax.chat.message import Message, ToolCall
+from glm_jax.chat.session import Chat, Usage
+from glm_jax.chat.streaming import ReplyReader
 
 __all__ = [
     "FORMATS",
     "AllTools",
+    "Chat",
     "ChatFormat",
     "Message",
+    "ReplyReader",
     "ToolCall",
+    "Usage",
     "chat_format",
     "parse_replies",
     "parse_reply",

@@ -34,7 +34,7 @@ class ReplyReader:
         self._tokenizer, self._format, self._tools, self._stop = tokenizer, format, tools, stop
         self._next = tokenizer.special_ids.get(replies.TURN) if format.has_roles else None
         self._done: list[str] = []
-        self._shown = False
+        self._shown, self._fresh, self._ended = False, False, False
         self._begin()
 
     def _begin(self) -> None:
@@ -64,7 +64,10 @@ class ReplyReader:
         return "".join(shown)
 
     def flush(self) -> str:
-        """The rest of the text, when the reply has ended."""
+        """The rest of the text, when the reply has ended; nothing the second time."""
+        if self._ended:
+            return ""
+        self._ended = True
         return self._end()
 
     def messages(self) -> list[Message]:
@@ -87,8 +90,6 @@ class ReplyReader:
         self._done.append("".join(self._texts))
         self._fresh = True
         return shown
-
-    _fresh = False
 
     def _apart(self, text: str) -> str:
         """With a line break between the answers of two turns."""
