@@ -61,6 +61,8 @@ class GLMConfig:
 
     quantization: Literal["none", "int8", "int4"] = "none"
     """The matrices of every layer are kept as integers, as in the released int8 and int4 files."""
+    quant_group: int = 0
+    """Input columns that share a scale; 0: all, one scale per output row as released."""
     num_labels: int = 0
     """Classes of a sequence-classification head; 0: there is none."""
 
@@ -94,6 +96,7 @@ class GLMConfig:
                 "int4 keeps two columns in a byte: embed_dim, head_dim and mlp_dim must be even, "
                 f"they are {', '.join(map(str, columns))}"
             )
+        self._check_groups()
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
@@ -106,6 +109,20 @@ class GLMConfig:
             raise ValueError(
                 f"rope_fraction {self.rope_fraction} of a head of {self.head_dim} turns "
                 f"{self.rope_dim} dimensions; they must be an even number"
+            )
+
+    def _check_groups(self) -> None:
+        group = self.quant_group
+        columns = self.embed_dim, self.num_heads * self.head_dim, self.mlp_dim
+        if group and (self.quantization == "none" or group < 2 or group % 2):
+            raise ValueError(
+                f"quant_group is {group} with quantization {self.quantization!r}; it is an even "
+                "number of columns of int8 or int4 weights, or 0"
+            )
+        if group and any(size % group for size in columns):
+            raise ValueError(
+                f"quant_group {group} does not divide embed_dim, heads and mlp_dim: "
+                f"{', '.join(map(str, columns))}"
             )
 
     @property

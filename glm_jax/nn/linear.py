@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 from glm_jax.config import GLMConfig
 from glm_jax.nn import params
 from glm_jax.ops.linear import linear
-from glm_jax.ops.quantized import quantize, quantized_linear
+from glm_jax.ops.quantized import quantize
+from glm_jax.ops.quantized_linear import quantized_linear
 
 Axes = tuple[tuple[str, int], ...]
 """((logical axis, size), ...): shape and sharding in one place."""
@@ -41,8 +42,9 @@ class Linear(nnx.Module):
 class QuantizedLinear(nnx.Module):
     """``Linear`` with its weight as ``weight_q`` int8 and ``weight_scale`` float16 [out...].
 
-    With 4 bits the last axis of ``weight_q`` is half as long (``glm_jax.ops.quantized``). Neither
-    is an ``nnx.Param``: what is trained beside them is told apart by type.
+    With 4 bits the last axis of ``weight_q`` is half as long, with groups ``weight_scale`` has one
+    more axis (``glm_jax.ops.quantized``). Neither is an ``nnx.Param``: what is trained beside them
+    is told apart by type.
     """
 
     def __init__(
@@ -52,23 +54,25 @@ class QuantizedLinear(nnx.Module):
         inputs: Axes,
         *,
         bits: int,
+        group: int = 0,
         std: float,
         bias: bool,
         dtype=jnp.float32,
     ):
         axes, shape = zip(*outputs, *inputs, strict=True)
-        self.bits, self.num_inputs = bits, len(inputs)
+        self.bits, self.group, self.num_inputs = bits, group, len(inputs)
         weight = jax.random.normal(key, shape, jnp.float32) * std
-        q, scale = quantize(weight, bits, inputs=len(inputs))
+        q, scale = quantize(weight, bits, inputs=len(inputs), group=group)
         vector_shape, vector_axes = _vector(outputs)
         self.weight_q = params.frozen(q, axes)
-        self.weight_scale = params.frozen(scale, vector_axes)
+        self.weight_scale = params.frozen(scale, vector_axes + (("groups",) if group else ()))
         self.bias = params.zeros(vector_shape, vector_axes, dtype) if bias else None
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         bias = None if self.bias is None else self.bias[...].astype(x.dtype)
         weight = self.weight_q[...], self.weight_scale[...]
-        return quantized_linear(x, *weight, bias, bits=self.bits, inputs=self.num_inputs)
+        form = {"bits": self.bits, "inputs": self.num_inputs, "group": self.group}
+        return quantized_linear(x, *weight, bias, **form)
 
 
 class MakeLinear(Protocol):
@@ -84,7 +88,8 @@ def layer_linear(config: GLMConfig, dtype) -> MakeLinear:
         kind = {"std": std, "bias": bias, "dtype": dtype}
         if config.quantization == "none":
             return Linear(key, outputs, inputs, **kind)
-        return QuantizedLinear(key, outputs, inputs, bits=BITS[config.quantization], **kind)
+        form = {"bits": BITS[config.quantization], "group": config.quant_group}
+        return QuantizedLinear(key, outputs, inputs, **form, **kind)
 
     return make
 

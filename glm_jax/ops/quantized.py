@@ -1,14 +1,15 @@
-"""Weights as integers: symmetric, one scale per output row, two 4-bit columns to a byte.
+"""Weights as integers: symmetric, one scale per output row or per group of its columns.
 
-The layout of THUDM's released int8 and int4 checkpoints (quantization.py and its kernels): the even
-column lies in the high half of a byte, the odd one in the low half, both signed.
+The layout of THUDM's released int8 and int4 checkpoints (quantization.py and its kernels), which
+have one scale per row: the even column lies in the high half of a byte, the odd one in the low
+half, both signed.
 """
 
 from __future__ import annotations
 
-import jax
+import math
+
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int8
 
 LARGEST = {8: 127, 4: 7}
@@ -27,9 +28,9 @@ def unpack_int4(packed: Int8[Array, "*O I/2"]) -> Int8[Array, "*O I"]:
 
 
 def quantize(
-    weight: Float[Array, "..."], bits: int, *, inputs: int = 1
+    weight: Float[Array, "..."], bits: int, *, inputs: int = 1, group: int = 0
 ) -> tuple[Int8[Array, "..."], Float[Array, "..."]]:
-    """A weight [out..., in...] as integers and a float16 scale per output row.
+    """A weight [out..., in...] as integers and float16 scales [out...], or [out..., groups].
 
     Scale and quotient are rounded to float16 before the quotient is rounded to an integer, half to
     even: in float32 about one integer in a hundred would come out differently from the released
@@ -38,57 +39,29 @@ def quantize(
     Args:
       bits: 8, or 4 (packed along the last axis, which must be even).
       inputs: how many trailing axes are columns.
-    """
-    columns = tuple(range(weight.ndim - inputs, weight.ndim))
-    half = weight.astype(jnp.float16)
-    largest = jnp.abs(half).max(axis=columns, keepdims=True)
-    scale = (largest.astype(jnp.float32) / LARGEST[bits]).astype(jnp.float16)
-    quotient = half.astype(jnp.float32) / jnp.where(scale == 0, 1, scale).astype(jnp.float32)
-    q = jnp.round(quotient.astype(jnp.float16)).astype(jnp.int8)
-    return (pack_int4(q) if bits == 4 else q), scale.reshape(weight.shape[: columns[0]])
-
-
-def dequantize(q: Int8[Array, "..."], scale: Float[Array, "..."], bits: int) -> Float[Array, "..."]:
-    """``float(scale) * q`` in float32: what the released CPU kernel computes."""
-    numbers = unpack_int4(q) if bits == 4 else q
-    rows = scale.reshape(*scale.shape, *(1,) * (q.ndim - scale.ndim))
-    return rows.astype(jnp.float32) * numbers.astype(jnp.float32)
-
-
-def quantized_linear(
-    x: Float[Array, "..."],
-    q: Int8[Array, "..."],
-    scale: Float[Array, "..."],
-    bias: Float[Array, "..."] | None = None,
-    *,
-    bits: int,
-    inputs: int = 1,
-) -> Float[Array, "..."]:
-    """``x @ dequantize(q, scale).T + bias``, without ever holding the dequantised weight.
-
-    Integers of eight bits are exact in every float type, so they are multiplied as they are, summed
-    in float32, and each output is scaled once.
-
-    Args:
-      x: [..., in...].
-      q, scale: as ``quantize`` makes them.
-
-    Returns:
-      [..., out...] of ``x``'s dtype.
+      group: columns per scale, counted over all input axes; 0: the whole row.
 
     Raises:
-      ValueError: the trailing axes differ.
+      ValueError: groups that do not divide the columns.
     """
-    numbers = unpack_int4(q) if bits == 4 else q
-    outer = numbers.ndim - inputs
-    if numbers.shape[outer:] != x.shape[x.ndim - inputs :]:
-        raise ValueError(
-            f"an int{bits} weight contracts {numbers.shape[outer:]}, but the input of shape "
-            f"{x.shape} ends in {x.shape[x.ndim - inputs :]}"
-        )
-    contracted = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(outer, numbers.ndim))
-    y = jax.lax.dot_general(
-        x, numbers.astype(x.dtype), (contracted, ((), ())), preferred_element_type=np.float32
-    )
-    y = (y * scale.astype(jnp.float32)).astype(x.dtype)
-    return y if bias is None else y + bias
+    outer = weight.shape[: weight.ndim - inputs]
+    columns = math.prod(weight.shape[len(outer) :])
+    if columns % (group or columns):
+        raise ValueError(f"{columns} columns do not divide into groups of {group}")
+    half = weight.astype(jnp.float16).reshape(*outer, -1, group or columns)
+    largest = jnp.abs(half).max(axis=-1, keepdims=True)
+    scale = (largest.astype(jnp.float32) / LARGEST[bits]).astype(jnp.float16)
+    quotient = half.astype(jnp.float32) / jnp.where(scale == 0, 1, scale).astype(jnp.float32)
+    q = jnp.round(quotient.astype(jnp.float16)).astype(jnp.int8).reshape(weight.shape)
+    return (pack_int4(q) if bits == 4 else q), scale.reshape((*outer, -1) if group else outer)
+
+
+def dequantize(
+    q: Int8[Array, "..."], scale: Float[Array, "..."], bits: int, *, group: int = 0
+) -> Float[Array, "..."]:
+    """``float(scale) * q`` in float32: what the released CPU kernel computes."""
+    numbers = (unpack_int4(q) if bits == 4 else q).astype(jnp.float32)
+    outer = scale.shape[:-1] if group else scale.shape
+    grouped = numbers.reshape(*outer, scale.shape[-1] if group else 1, -1)
+    scales = scale.reshape(*grouped.shape[:-1], 1).astype(jnp.float32)
+    return (scales * grouped).reshape(numbers.shape)

@@ -11,7 +11,8 @@ from glm_jax.ckpts import load_model, save_model
 from glm_jax.ckpts.trees import flat_paths, from_plain, to_plain
 from glm_jax.config import preset
 from glm_jax.nn.linear import BITS
-from glm_jax.ops.quantized import dequantize, pack_int4, quantize, quantized_linear, unpack_int4
+from glm_jax.ops.quantized import dequantize, pack_int4, quantize, unpack_int4
+from glm_jax.ops.quantized_linear import quantized_linear
 
 CONFIG = preset("chatglm2-6b").replace(
     vocab_size=40, num_layers=2, embed_dim=16, num_heads=4, head_dim=4, mlp_dim=24, max_seq_len=32

@@ -1,0 +1,164 @@
+"""The product of activations with integer weights, in the form that each backend is fast at.
+
+Everywhere the weight stays as it is in memory, 4-bit numbers two to a byte. TPUs and GPUs turn
+integers into floats on their way into the product. XLA's CPU backend would write those floats to
+memory first; what it is fast at is int8 times int8. There the few rows of a decoding step are
+written as sums of int8 rows, which costs no accuracy (``_as_integers``).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Int8
+
+from glm_jax.ops.linear import FEW_ROWS
+from glm_jax.ops.quantized import dequantize
+
+# Output rows whose 4-bit numbers are unpacked at one time on a CPU: they stay in its cache.
+_UNPACKED_ROWS = 1024
+
+
+def quantized_linear(
+    x: Float[Array, "..."],
+    q: Int8[Array, "..."],
+    scale: Float[Array, "..."],
+    bias: Float[Array, "..."] | None = None,
+    *,
+    bits: int,
+    inputs: int = 1,
+    group: int = 0,
+) -> Float[Array, "..."]:
+    """``x @ dequantize(q, scale).T + bias``, without holding the dequantised weight.
+
+    Args:
+      x: [..., in...].
+      q, scale: as ``glm_jax.ops.quantized.quantize`` makes them.
+
+    Returns:
+      [..., out...] of ``x``'s dtype.
+
+    Raises:
+      ValueError: the trailing axes differ.
+    """
+    outer = q.ndim - inputs
+    columns = (*q.shape[outer:-1], q.shape[-1] * (2 if bits == 4 else 1))
+    if columns != x.shape[x.ndim - inputs :]:
+        raise ValueError(
+            f"an int{bits} weight contracts {columns}, but the input of shape "
+            f"{x.shape} ends in {x.shape[x.ndim - inputs :]}"
+        )
+    rows, out = math.prod(x.shape[: x.ndim - inputs]), q.shape[:outer]
+    flat = x.reshape(rows, -1), q.reshape(math.prod(out), -1), scale.reshape(math.prod(out), -1)
+    y = _by_floats(*flat, bits, group) if rows > FEW_ROWS else _few_rows(*flat, bits, group)
+    y = y.reshape(*x.shape[: x.ndim - inputs], *out)
+    return y if bias is None else y + bias
+
+
+def _by_floats(x, q, scale, bits: int, group: int) -> Float[Array, "R O"]:
+    """Integers of eight bits are exact in every float type: they are multiplied as they are, summed
+    in float32, and each output is scaled once. Groups are scaled before they are multiplied.
+    """
+    parts = [(x, q)]
+    if bits == 4:  # the even columns and the odd ones, so that the two are never interleaved
+        parts = [(x[:, 0::2], q >> 4), (x[:, 1::2], (q << 4) >> 4)]
+    total = jnp.zeros((), jnp.float32)
+    for rows, numbers in parts:
+        weight = numbers.astype(x.dtype)
+        if group:
+            weight = dequantize(numbers, scale, 8, group=group).astype(x.dtype)
+        total += jax.lax.dot_general(
+            rows, weight, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+        )
+    return (total if group else total * scale[:, 0].astype(jnp.float32)).astype(x.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _few_rows(x, q, scale, bits: int, group: int) -> Float[Array, "R O"]:
+    floats = functools.partial(_by_floats, bits=bits, group=group)
+    on_cpu = functools.partial(_by_integers, bits=bits)
+    if group:
+        on_cpu = functools.partial(_by_floats_in_blocks, bits=bits, group=group)
+    return jax.lax.platform_dependent(x, q, scale, cpu=on_cpu, default=floats)
+
+
+@_few_rows.defjvp
+def _few_rows_jvp(bits, group, primals, tangents):
+    """Rounding has no gradient; the product is linear in ``x``, so its tangent is a product too."""
+    _, q, scale = primals
+    return _few_rows(*primals, bits, group), _by_floats(tangents[0], q, scale, bits, group)
+
+
+def _by_integers(x, q, scale, bits: int) -> Float[Array, "R O"]:
+    """int8 times int8, for one scale per output row."""
+    digits, units = _as_integers(x, 3 if x.dtype == jnp.float32 else 2)
+    if bits == 8:
+        sums = _integer_product(q, digits)
+    else:
+        even, odd = digits[:, 0::2], digits[:, 1::2]
+
+        def unpacked(block: Int8[Array, "O I"]) -> Int[Array, "O R"]:
+            return _integer_product(block >> 4, even) + _integer_product((block << 4) >> 4, odd)
+
+        sums = _in_blocks(unpacked, q)
+    sums = sums.T[: units.size].astype(jnp.float32).reshape(*units.shape, len(q))
+    y = (sums * units[..., None]).sum(0) * scale[:, 0].astype(jnp.float32)
+    return y.astype(x.dtype)
+
+
+def _as_integers(
+    x: Float[Array, "R I"], count: int
+) -> tuple[Int8[Array, "P I"], Float[Array, "C R"]]:
+    """Rows as ``x[r] = sum_c units[c, r] * digits[c * R + r]``, digits of 8 bits.
+
+    XLA's CPU backend needs two rows or more to multiply fast, and hardly longer for four: two
+    digits keep more than a bfloat16 does and three as much as a float32, at no cost for one row.
+    One digit would be the usual activation quantisation, with an error of half a percent.
+
+    Args:
+      count: C, digits per number.
+
+    Returns:
+      digits with P = C R rows (one more where that is odd), and what each is worth.
+    """
+    x = x.astype(jnp.float32)
+    largest = jnp.abs(x).max(axis=1, keepdims=True)
+    unit = jnp.where(largest == 0, 1, largest) / 127
+    rest, digits, units = x / unit, [], []
+    for _ in range(count):
+        digit = jnp.round(rest)
+        digits.append(digit.astype(jnp.int8))
+        units.append(unit[:, 0])
+        rest, unit = (rest - digit) * 254, unit / 254
+    if len(x) * count % 2:
+        digits.append(jnp.zeros_like(digits[0][:1]))
+    return jnp.concatenate(digits), jnp.stack(units)
+
+
+def _integer_product(weight: Int8[Array, "O I"], rows: Int8[Array, "P I"]) -> Int[Array, "O P"]:
+    return jax.lax.dot_general(
+        weight, rows, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32
+    )
+
+
+def _by_floats_in_blocks(x, q, scale, bits: int, group: int) -> Float[Array, "R O"]:
+    """Rows of the weight are dequantised a block at a time, which stays in the cache."""
+
+    def block(parts: tuple[Array, Array]) -> Float[Array, "O R"]:
+        weight = dequantize(*parts, bits, group=group)
+        return jax.lax.dot_general(weight, x.astype(jnp.float32), (((1,), (1,)), ((), ())))
+
+    return _in_blocks(block, (q, scale)).T.astype(x.dtype)
+
+
+def _in_blocks(function, arrays):
+    """``function`` of some rows of the arrays at a time."""
+    count = len(jax.tree.leaves(arrays)[0])
+    size = math.gcd(count, _UNPACKED_ROWS)
+    if size == count or size < 32:
+        return function(arrays)
+    split = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), arrays)
+    return jax.lax.map(function, split).reshape(count, -1)
