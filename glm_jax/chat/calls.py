@@ -36,6 +36,9 @@ def python_call(text: str) -> dict[str, Any]:
         raise MalformedCallError(f"it calls {tree.func.id[:40]}, not {CALL}")
     if tree.args:
         raise MalformedCallError("an argument has no name")
+    names = [keyword.arg for keyword in tree.keywords]
+    if len(set(names)) < len(names):
+        raise MalformedCallError("an argument is repeated")
     return dict(_argument(keyword) for keyword in tree.keywords)
 
 
