@@ -1,0 +1,50 @@
+"""The planner asks the real TPU compiler. No TPU is needed."""
+
+import json
+
+import pytest
+
+from tests.tpu import HBM_GIB, marks
+from train import plan
+
+pytestmark = marks
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def ask(words, capsys):
+    plan.cli_main([*words.split(), "--json"])
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_a_training_step_and_its_traffic(capsys):
+    words = "--model bench-120m --topology v5p-8 --seq-len 1024 --batch-per-chip 2"
+    answer = ask(words, capsys)
+    assert answer["fits"] and not answer["cached"]
+    assert answer["peak_bytes"] < answer["hbm_bytes"] == int(HBM_GIB["v5p"] * 2**30)
+    assert sum(answer["memory_bytes"].values()) == answer["peak_bytes"]
+    # Every layer's weights are gathered once forward and once backward, in bfloat16: at least.
+    gathered = [c for c in answer["collectives"] if c["kind"] == "all-gather"]
+    assert sum(c["times"] for c in gathered) >= 2 * 12
+    # No chip does more than its peak; recomputation and small matrices keep it well below.
+    assert 0.02 < answer["estimated_utilisation"] < 1
+    again = ask(words, capsys)
+    assert again["cached"]
+    assert again["estimated_cycles"] == answer["estimated_cycles"]
+
+
+def test_a_model_that_is_too_large_is_refused_with_a_number(capsys):
+    answer = ask("--model glm-10b --topology v5e-8 --seq-len 1024", capsys)
+    assert not answer["fits"]
+    assert answer["over_bytes"] > 2**30
+    assert answer["hbm_bytes"] == int(HBM_GIB["v5e"] * 2**30)
+
+
+def test_writing_one_token_from_int4(capsys):
+    answer = ask("--model bench-120m --topology v5e-1 --task decode --quant int4", capsys)
+    assert answer["fits"] and answer["tokens_per_step"] == 1
+    # Reading the weights cannot be avoided.
+    assert answer["estimated_seconds"] > 0.9 * answer["memory_floor_seconds"]

@@ -1,0 +1,77 @@
+"""Answers that the compiler gave before, kept as long as neither the program nor JAX changes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from train.planning.question import Question
+
+PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
+# What the compiled programs and the reading of them are made from, below the project's root.
+SOURCES = (
+    "glm_jax/config.py", "glm_jax/presets.py", "glm_jax/sharding.py", "glm_jax/nn", "glm_jax/ops",
+    "glm_jax/text/decoding_loop.py", "glm_jax/text/sampling.py", "train/trainer.py",
+    "train/optim.py", "train/schedules.py", "train/run.py", "train/planning",
+)  # fmt: skip
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def directory() -> Path:
+    """``$XDG_CACHE_HOME/glm_jax/plans``, by default below ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "glm_jax" / "plans"
+
+
+def key(question: Question) -> str:
+    """A name for this question under these versions and this source."""
+    versions = [f"{name} {version(name)}" for name in PACKAGES]
+    text = "\n".join([question.to_json(), repr(question.config), *versions, sources()])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def version(package: str) -> str:
+    """Of an installed package; empty where it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+@functools.cache
+def sources() -> str:
+    """A hash of all source that decides an answer."""
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        place = ROOT / name
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def load(key: str) -> dict[str, Any] | None:
+    """The answer under this key; None where there is none that is whole."""
+    try:
+        found = json.loads((directory() / f"{key}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(found, dict) and isinstance(found.get("fits"), bool) and "shares" in found
+    return found if whole else None
+
+
+def store(key: str, answer: dict[str, Any]) -> None:
+    """Keeps an answer; a cache that cannot be written is no reason to fail."""
+    place = directory()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=place, suffix=".new", delete=False) as file:
+            json.dump(answer, file)
+        os.replace(file.name, place / f"{key}.json")
+    except OSError:
+        return
