@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from glm_jax.errors import UserError
     from glm_jax.loading import load
     from glm_jax.nn import GLM
+    from glm_jax.quantization import quantize
     from glm_jax.text import load_tokenizer
     from glm_jax.text.fill import fill
     from glm_jax.text.generate import generate, stream
@@ -34,6 +35,7 @@ __all__ = [
     "load",
     "load_tokenizer",
     "preset",
+    "quantize",
     "score",
     "stream",
 ]
@@ -50,6 +52,7 @@ _HOMES = {
     "load": "glm_jax.loading",
     "load_tokenizer": "glm_jax.text",
     "preset": "glm_jax.config",
+    "quantize": "glm_jax.quantization",
     "score": "glm_jax.text.score",
     "stream": "glm_jax.text.generate",
 }

@@ -7,9 +7,11 @@ from typing import Any
 from etils import epath
 from jax.sharding import Mesh
 
+from glm_jax import quantization
 from glm_jax.ckpts.model_dir import load_model
 from glm_jax.nn import GLM
 from glm_jax.peft import Adapter, attach, load_adapter
+from glm_jax.quantization import Integers
 
 
 def load(
@@ -17,6 +19,8 @@ def load(
     dtype: Any | None = None,
     mesh: Mesh | None = None,
     adapter: epath.PathLike | Adapter | None = None,
+    quantize: Integers | None = None,
+    group_size: int | None = None,
 ) -> GLM:
     """The network of a model directory, restored straight into its shards.
 
@@ -28,11 +32,14 @@ def load(
         stay integers.
       mesh: every weight is read straight into its shards on it; one device by default.
       adapter: a prefix or a LoRA to put into it (``glm_jax.peft``), or its directory.
+      quantize: ``"int8"`` or ``"int4"``: the layers' matrices become integers, with the adapter
+        merged in.
+      group_size: of ``quantize``: input columns per scale; None: one scale per output row.
 
     Raises:
       UserError: a part is missing, damaged, or does not fit the rest.
     """
     model = load_model(directory, mesh=mesh, dtype=dtype)
-    if adapter is None:
-        return model
-    return attach(model, adapter if isinstance(adapter, Adapter) else load_adapter(adapter))
+    if adapter is not None:
+        model = attach(model, adapter if isinstance(adapter, Adapter) else load_adapter(adapter))
+    return model if quantize is None else quantization.quantize(model, quantize, group_size)

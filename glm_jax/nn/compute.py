@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 
 from glm_jax.ops.attention import Implementation
 
@@ -19,6 +20,9 @@ class Compute:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of activations and of the weights' copies in matrix products; norms, softmax and loss
     are float32 always."""
+    cache_dtype: Literal["same", "int8"] = "same"
+    """Type of kept keys and values; ``int8`` has a scale per token and head and half the size of
+    bfloat16."""
     remat: Remat = "none"
     """What the backward pass recomputes: ``none``; ``full`` keeps only each layer's input;
     ``attention`` keeps the attention output as well; ``minimal`` keeps every matrix product but
@@ -28,6 +32,11 @@ class Compute:
     """Layers per step of the scan over layers; the number of layers unrolls it wholly."""
     loss_chunk: int = 512
     """Positions per row whose logits exist at one time in the loss."""
+
+    @property
+    def cache_type(self) -> jnp.dtype:
+        """What to give to ``GLM.new_cache``."""
+        return jnp.dtype(self.dtype if self.cache_dtype == "same" else self.cache_dtype)
 
     def checkpoint(self, body):
         """``body`` under this rematerialisation policy.

@@ -133,7 +133,11 @@ class GLM(nnx.Module):
         return self.final_norm(x), written
 
     def new_cache(self, batch: int, length: int, dtype=jnp.float32) -> KVCache:
-        """An empty cache for ``length`` tokens per row; a prefix is in it already."""
+        """An empty cache for ``length`` tokens per row; a prefix is in it already.
+
+        Args:
+          dtype: of its keys and values (``Compute.cache_type``); int8 keeps scales beside them.
+        """
         if self.prefix is None:
             return KVCache.zeros(self.config, batch, length, dtype)
         cache = KVCache.zeros(self.config, batch, self.prefix.length + length, dtype)

@@ -180,7 +180,7 @@ def _with_room(cache: KVCache, slots: int) -> KVCache:
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _empty_cache(model: GLM, rows: int, slots: int, compute: Compute) -> KVCache:
-    return model.new_cache(rows, slots, jnp.dtype(compute.dtype))
+    return model.new_cache(rows, slots, compute.cache_type)
 
 
 @functools.partial(jax.jit, static_argnames="compute", donate_argnames=("cache", "last"))
