@@ -1,0 +1,1 @@
+"""Attention over key ranges as a Pallas kernel for TPUs."""

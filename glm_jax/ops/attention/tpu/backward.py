@@ -1,0 +1,124 @@
+"""The backward kernel: dq, dk and dv in one pass, five products a tile.
+
+The same walk as forward. All keys of the segment stay in fast memory with their gradients, so dk
+and dv are summed there over all queries, dq over all keys, and no probability is computed twice
+(two passes, one for dq and one for dk and dv, would take seven products). Keys that do not fit are
+taken in segments by the caller. FlashAttention (Dao et al. 2022, algorithm 4), transposed as in
+``forward``.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float, Int
+
+from glm_jax.ops.attention.tpu.blocks import Blocks
+from glm_jax.ops.attention.tpu.tables import Fetches, Spans
+from glm_jax.ops.attention.tpu.tiles import dot, hide, walk
+
+
+def _kernel(*refs, blocks: Blocks, groups: int):
+    table = Spans(*refs[:4])
+    q_ref, grad_ref, lse_ref, delta_ref, k_ref, k_turned_ref, v_ref, ranges_ref = refs[7:15]
+    dq_ref, dk_ref, dv_ref, sum_ref = refs[15:]
+    b, i = pl.program_id(0), pl.program_id(2)
+
+    @pl.when(i == 0)
+    def _():
+        dk_ref[...] = jnp.zeros_like(dk_ref)
+        dv_ref[...] = jnp.zeros_like(dv_ref)
+
+    sum_ref[...] = jnp.zeros_like(sum_ref)
+
+    def step(head, lanes, keys, first_key, masked):
+        q, grad = q_ref[0, head, :, lanes], grad_ref[0, head, :, lanes]
+        scores = dot(k_ref[0, head, keys, :], q, (1, 0))
+        if masked:
+            scores = hide(scores, ranges_ref[0, :, lanes], first_key)
+        probs = jnp.exp2(scores - lse_ref[0, head, :, lanes])
+        dv_ref[0, head, keys, :] += dot(probs.astype(grad.dtype), grad, (1, 1))
+        d_probs = dot(v_ref[0, head, keys, :], grad, (1, 0))
+        d_scores = (probs * (d_probs - delta_ref[0, head, :, lanes])).astype(q.dtype)
+        dk_ref[0, head, keys, :] += dot(d_scores, q, (1, 1))
+        sum_ref[head, :, lanes] += dot(k_turned_ref[0, head, :, keys], d_scores, (1, 0))
+
+    walk(table, blocks, groups, b, i, 0, step)
+    dq_ref[0] = sum_ref[...].astype(dq_ref.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("blocks", "groups", "interpret", "dq_dtype"))
+def backward(
+    q: Float[Array, "B K H R"],
+    d_out: Float[Array, "B K H R"],
+    lse: Float[Array, "B K 1 R"],
+    delta: Float[Array, "B K 1 R"],
+    k: Float[Array, "B K S H"],
+    v: Float[Array, "B K S H"],
+    ranges: Int[Array, "B 2 R"],
+    table: Spans,
+    fetch: Fetches,
+    *,
+    blocks: Blocks,
+    groups: int,
+    dq_dtype,
+    interpret: bool = False,
+) -> tuple[Float[Array, "B K H R"], Float[Array, "B K S H"], Float[Array, "B K S H"]]:
+    """Gradients for one segment, S = ``blocks.keys``; dk and dv in float32.
+
+    That of the scores is taken as if they were to base e: the caller scales dq and dk.
+    """
+    b, kv_heads, h, total = q.shape
+    rows, keys, heads = groups * blocks.queries, blocks.keys, blocks.heads
+    q_blocks = total // rows
+
+    def of_rows(b, n, i, *scalars):
+        return b, n, 0, scalars[6][b * q_blocks + i]
+
+    def of_keys(b, n, i, *_):
+        return b, n, 0, 0
+
+    big, flat = (
+        pl.BlockSpec((1, heads, h, rows), of_rows),
+        pl.BlockSpec((1, heads, 1, rows), of_rows),
+    )
+    whole = pl.BlockSpec((1, heads, keys, h), of_keys)
+    spec = pltpu.PrefetchScalarGridSpec(
+        num_scalar_prefetch=7,
+        grid=(b, kv_heads // heads, q_blocks),
+        in_specs=[
+            big,
+            big,
+            flat,
+            flat,
+            whole,
+            pl.BlockSpec((1, heads, h, keys), of_keys),
+            whole,
+            pl.BlockSpec((1, 2, rows), lambda b, n, i, *s: (b, 0, s[6][b * q_blocks + i])),
+        ],
+        out_specs=[
+            pl.BlockSpec((1, heads, h, rows), lambda b, n, i, *_: (b, n, 0, i)),
+            whole,
+            whole,
+        ],
+        scratch_shapes=[pltpu.VMEM((heads, h, rows), jnp.float32)],
+    )
+    return pl.pallas_call(
+        functools.partial(_kernel, blocks=blocks, groups=groups),
+        grid_spec=spec,
+        out_shape=[
+            jax.ShapeDtypeStruct(q.shape, dq_dtype),
+            jax.ShapeDtypeStruct(k.shape, jnp.float32),
+            jax.ShapeDtypeStruct(k.shape, jnp.float32),
+        ],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary"),
+            vmem_limit_bytes=blocks.vmem,
+        ),
+        name="range_attention_backward",
+        interpret=interpret,
+    )(*table, *fetch, q, d_out, lse, delta, k, k.mT, v, ranges)

@@ -1,0 +1,135 @@
+"""The forward kernel: output and log-sum-exp, everything transposed.
+
+Rows (a query of one head) lie along the lanes and keys along the sublanes: softmax then reduces
+over sublanes, which costs a tenth of a reduction over lanes, and its running maximum and sum are
+one vector each instead of a padded column. The heads of a group are so many more rows, which is
+how they share one copy of the keys. Softmax is to base 2: the scale holds log2(e), and the chip's
+exponential is a power of two. Online softmax: FlashAttention (Dao et al. 2022, algorithm 1).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float, Int
+
+from glm_jax.ops.attention.tpu.blocks import Blocks
+from glm_jax.ops.attention.tpu.tables import Fetches, Spans
+from glm_jax.ops.attention.tpu.tiles import HIDDEN, dot, hide, walk
+
+# Hidden scores lie below the lowest possible maximum, so that a row which has seen nothing yet
+# weighs them with 2 ** (HIDDEN - LOWEST) = 0 and not with 2 ** 0.
+LOWEST = 0.5 * HIDDEN
+# The log-sum-exp of a row that sees nothing: its probabilities come out as zero.
+EMPTY = 1e30
+
+
+def _kernel(*refs, blocks: Blocks, groups: int):
+    table = Spans(*refs[:4])
+    q_ref, k_ref, v_ref, ranges_ref, out_ref, lse_ref, top_ref, total_ref, sum_ref = refs[7:]
+    b, i, j = pl.program_id(0), pl.program_id(2), pl.program_id(3)
+
+    @pl.when(j == 0)
+    def _():
+        top_ref[...] = jnp.full_like(top_ref, LOWEST)
+        total_ref[...] = jnp.zeros_like(total_ref)
+        sum_ref[...] = jnp.zeros_like(sum_ref)
+
+    def step(head, lanes, keys, first_key, masked):
+        scores = dot(k_ref[0, head, keys, :], q_ref[0, head, :, lanes], (1, 0))
+        if masked:
+            scores = hide(scores, ranges_ref[0, :, lanes], first_key)
+        old = top_ref[head, :, lanes]
+        top = jnp.maximum(old, scores.max(axis=0, keepdims=True))
+        shrink = jnp.exp2(old - top)
+        weights = jnp.exp2(scores - top)
+        top_ref[head, :, lanes] = top
+        added = weights.sum(axis=0, keepdims=True)
+        total_ref[head, :, lanes] = total_ref[head, :, lanes] * shrink + added
+        part = dot(v_ref[0, head, :, keys], weights.astype(v_ref.dtype), (1, 0))
+        sum_ref[head, :, lanes] = sum_ref[head, :, lanes] * shrink + part
+
+    walk(table, blocks, groups, b, i, j, step)
+
+    @pl.when(j == pl.num_programs(3) - 1)
+    def _():
+        total = total_ref[...]
+        empty = total == 0.0
+        safe = jnp.where(empty, 1.0, total)
+        out_ref[0] = (sum_ref[...] / safe).astype(out_ref.dtype)
+        lse_ref[0] = jnp.where(empty, EMPTY, top_ref[...] + jnp.log2(safe))
+
+
+@functools.partial(jax.jit, static_argnames=("blocks", "groups", "interpret"))
+def forward(
+    q: Float[Array, "B K H R"],
+    k: Float[Array, "B K S H"],
+    v: Float[Array, "B K H S"],
+    ranges: Int[Array, "B 2 R"],
+    table: Spans,
+    fetch: Fetches,
+    *,
+    blocks: Blocks,
+    groups: int,
+    interpret: bool = False,
+) -> tuple[Float[Array, "B K H R"], Float[Array, "B K 1 R"]]:
+    """Output and base-2 log-sum-exp of every row.
+
+    Rows are laid out [block of queries, head of the group, query of the block].
+    """
+    b, kv_heads, h, total = q.shape
+    rows, heads = groups * blocks.queries, blocks.heads
+    q_blocks, k_blocks = total // rows, k.shape[2] // blocks.keys
+
+    def key_block(b, i, j, low, high):
+        return jnp.clip(j, low[b * q_blocks + i], high[b * q_blocks + i])
+
+    def of_rows(b, n, i, j, *scalars):
+        return b, n, 0, scalars[6][b * q_blocks + i]
+
+    def of_outputs(b, n, i, j, *_):
+        return b, n, 0, i
+
+    def of_keys(b, n, i, j, *scalars):
+        return b, n, key_block(b, i, j, *scalars[4:6]), 0
+
+    def of_values(b, n, i, j, *scalars):
+        return b, n, 0, key_block(b, i, j, *scalars[4:6])
+
+    spec = pltpu.PrefetchScalarGridSpec(
+        num_scalar_prefetch=7,
+        grid=(b, kv_heads // heads, q_blocks, k_blocks),
+        in_specs=[
+            pl.BlockSpec((1, heads, h, rows), of_rows),
+            pl.BlockSpec((1, heads, blocks.keys, h), of_keys),
+            pl.BlockSpec((1, heads, h, blocks.keys), of_values),
+            pl.BlockSpec((1, 2, rows), lambda b, n, i, j, *_: (b, 0, i)),
+        ],
+        out_specs=[
+            pl.BlockSpec((1, heads, h, rows), of_outputs),
+            pl.BlockSpec((1, heads, 1, rows), of_outputs),
+        ],
+        scratch_shapes=[
+            pltpu.VMEM((heads, 1, rows), jnp.float32),
+            pltpu.VMEM((heads, 1, rows), jnp.float32),
+            pltpu.VMEM((heads, h, rows), jnp.float32),
+        ],
+    )
+    return pl.pallas_call(
+        functools.partial(_kernel, blocks=blocks, groups=groups),
+        grid_spec=spec,
+        out_shape=[
+            jax.ShapeDtypeStruct(q.shape, q.dtype),
+            jax.ShapeDtypeStruct((b, kv_heads, 1, total), jnp.float32),
+        ],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
+            vmem_limit_bytes=blocks.vmem,
+        ),
+        name="range_attention_forward",
+        interpret=interpret,
+    )(*table, *fetch, q, k, v, ranges)

@@ -1,0 +1,115 @@
+"""Attention over key ranges as a function of ordinary arrays, with its gradient."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int
+
+from glm_jax.ops.attention.tpu import layout, tables
+from glm_jax.ops.attention.tpu.backward import backward
+from glm_jax.ops.attention.tpu.blocks import Blocks
+from glm_jax.ops.attention.tpu.forward import forward
+
+
+class Plan(NamedTuple):
+    """How both passes are cut."""
+
+    forward: Blocks
+    backward: Blocks
+    interpret: bool = False
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def range_attention(
+    plan: Plan,
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    k_start: Int[Array, "B T"],
+    k_end: Int[Array, "B T"],
+) -> Float[Array, "B T N H"]:
+    """See ``glm_jax.ops.attention.attention``; any T and S, padded inside to whole blocks."""
+    return _forward(plan, q, k, v, k_start, k_end)[0]
+
+
+def _rows(plan: Plan, blocks: Blocks, x: Array, kv_heads: int) -> Array:
+    return layout.to_rows(layout.pad(x, blocks.queries), x.shape[2] // kv_heads, blocks.queries)
+
+
+def _scalars(blocks: Blocks, k_start: Array, k_end: Array, groups: int):
+    """Each row's range, and the tables made from them; ranges count keys of S."""
+    starts, ends = (layout.pad(x, blocks.queries) for x in (k_start, k_end))
+    table = tables.spans(starts, ends, tile=blocks.tile, unit=blocks.unit)
+    units = blocks.keys // blocks.unit
+    fetch = tables.fetches(table, batch=len(starts), tiles=blocks.tiles, units=units)
+    return layout.range_rows(starts, ends, groups, blocks.queries), table, fetch
+
+
+def _forward(plan, q, k, v, k_start, k_end):
+    (t, n, h), kv_heads, blocks = q.shape[1:], k.shape[2], plan.forward
+    groups = n // kv_heads
+    k_start, k_end = (jnp.clip(x, 0, k.shape[1]) for x in (k_start, k_end))
+    turned = _rows(plan, blocks, q * (math.log2(math.e) * h**-0.5), kv_heads)
+    keys, values = (layout.pad(x, blocks.keys) for x in (k, v))
+    out, lse = forward(
+        turned, keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 3, 1),
+        *_scalars(blocks, k_start, k_end, groups),
+        blocks=blocks, groups=groups, interpret=plan.interpret,
+    )  # fmt: skip
+    out, lse = (layout.from_rows(x, groups, blocks.queries)[:, :t] for x in (out, lse))
+    # Named alike, so that a policy which keeps the output need not run the kernel again.
+    out, lse = (checkpoint_name(x, "attention_out") for x in (out, lse[..., 0]))
+    return out, (q, k, v, k_start, k_end, out, lse)
+
+
+def _backward(plan, saved, d_out):
+    q, k, v, k_start, k_end, out, lse = saved
+    t, s, h, kv_heads, blocks = q.shape[1], k.shape[1], q.shape[3], k.shape[2], plan.backward
+    groups = q.shape[2] // kv_heads
+    delta = jnp.einsum("BTNH,BTNH->BTN", out, d_out, preferred_element_type=jnp.float32)
+    turned, grads, lse, delta = (
+        _rows(plan, blocks, x, kv_heads)
+        for x in (
+            q * (math.log2(math.e) * h**-0.5),
+            d_out.astype(q.dtype),
+            lse[..., None],
+            delta[..., None],
+        )
+    )
+    keys, values = (layout.pad(x, blocks.keys).transpose(0, 2, 1, 3) for x in (k, v))
+    segments = keys.shape[2] // blocks.keys
+
+    def segment(keys, values, first, dq_dtype):
+        starts, ends = (jnp.clip(x - first, 0, blocks.keys) for x in (k_start, k_end))
+        return backward(
+            turned, grads, lse, delta, keys, values, *_scalars(blocks, starts, ends, groups),
+            blocks=blocks, groups=groups, dq_dtype=dq_dtype, interpret=plan.interpret,
+        )  # fmt: skip
+
+    if segments == 1:
+        dq, dk, dv = segment(keys, values, 0, q.dtype)
+    else:
+        split = lambda x: jnp.moveaxis(x.reshape(*x.shape[:2], segments, -1, h), 2, 0)
+        join = lambda x: jnp.moveaxis(x, 0, 2).reshape(*keys.shape)
+
+        def one(dq, xs):
+            keys, values, first = xs
+            part, dk, dv = segment(keys, values, first, jnp.float32)
+            return dq + part, (dk, dv)
+
+        firsts = jnp.arange(segments, dtype=jnp.int32) * blocks.keys
+        zero = jnp.zeros(turned.shape, jnp.float32)
+        dq, (dk, dv) = jax.lax.scan(one, zero, (split(keys), split(values), firsts))
+        dk, dv = join(dk), join(dv)
+    dq = layout.from_rows(dq, groups, blocks.queries)[:, :t] * h**-0.5
+    dk, dv = (x.transpose(0, 2, 1, 3)[:, :s] for x in (dk * math.log(2), dv))
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
+
+
+range_attention.defvjp(_forward, _backward)
