@@ -15,7 +15,7 @@ from glm_jax.command_line import parse, run
 from glm_jax.config import preset
 from glm_jax.errors import UserError
 from glm_jax.nn.compute import Remat
-from train.planning import compiler, tables
+from train.planning import compiler, documents, tables
 from train.planning.question import Quant, Question, Task, check, default_mesh, parse_mesh
 from train.planning.result import Result
 from train.planning.search import check_searchable, rank, search, upper_count
@@ -65,6 +65,8 @@ class Plan:
     """Try meshes, remat policies and batches, and rank what fits."""
     json: bool = False
     """One line of JSON instead of tables; with --search one a plan."""
+    table: bool = False
+    """Ask everything in the tables of docs/tpu.md and write them anew."""
     timeout: float = 900.0
     """Seconds that one compilation may take."""
     keep_hlo: str = ""
@@ -115,6 +117,9 @@ def main(args: Plan) -> None:
     Raises:
       UserError: one line that says what is wrong.
     """
+    if args.table:
+        documents.rewrite(lambda options: _row(options, args.timeout))
+        return
     question, console = args.question(), Console(highlight=False, stderr=args.json)
     if args.search:
         check_searchable(question)
@@ -127,6 +132,18 @@ def main(args: Plan) -> None:
         print(json.dumps(result.to_dict()))
     else:
         tables.show(result, console)
+
+
+def _row(options: str, timeout: float) -> Result | None:
+    """One row of docs/tpu.md, said as it comes."""
+    question = parse(Plan, "python -m train.plan", options.split()).question()
+    try:
+        result = Result(question, compiler.ask(question, timeout=timeout))
+    except UserError as error:
+        print(f"{options}: {error}", file=sys.stderr, flush=True)
+        return None
+    print(f"{options}: {tables.verdict(result)}", flush=True)
+    return result
 
 
 def _search(args: Plan, question: Question, console: Console) -> None:

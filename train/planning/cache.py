@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -44,7 +43,6 @@ def version(package: str) -> str:
         return ""
 
 
-@functools.cache
 def sources() -> str:
     """A hash of all source that decides an answer."""
     digest = hashlib.sha256()

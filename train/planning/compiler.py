@@ -43,7 +43,8 @@ def ask(question: Question, *, timeout: float = 900.0, hlo_path: str = "") -> di
     if known is not None:
         return {**known, "cached": True}
     found = _run(question, timeout, hlo_path)
-    cache.store(key, found)
+    if cache.key(question) == key:  # else the source changed while it was compiled
+        cache.store(key, found)
     return {**found, "cached": False}
 
 

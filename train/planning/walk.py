@@ -29,6 +29,8 @@ _FREE = frozenset(
         "dynamic-update-slice", "send-done", "recv", "recv-done",
     )
 )  # fmt: skip
+# Custom calls that only name or reserve memory.
+_NAMES_ONLY = ("AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast")
 _SMALL = 64 * 1024  # bytes; below this an instruction is not worth a line
 
 
@@ -202,7 +204,7 @@ def _kernel(of: Instruction) -> Kernel:
 
 
 def _worth_naming(of: Instruction) -> bool:
-    if of.opcode == "custom-call" and '"AllocateBuffer"' in of.attributes:
+    if of.opcode == "custom-call" and any(f'"{name}"' in of.attributes for name in _NAMES_ONLY):
         return False
     return of.opcode not in _FREE and shape_bytes(of.shape) >= _SMALL
 
