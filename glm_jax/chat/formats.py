@@ -23,7 +23,6 @@ class ChatFormat:
       post: what is done with the text of a reply; unused in formats with role tokens.
       turn: one turn of a reply, in formats with role tokens.
       sampling: settings of the released chat function.
-      max_length: tokens of prompt and answer together, of the released chat function.
     """
 
     name: str
@@ -32,7 +31,6 @@ class ChatFormat:
     sampling: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {"temperature": 0.8, "top_p": 0.8}
     )
-    max_length: int = 8192
 
     @property
     def full_width(self) -> bool:
@@ -49,11 +47,11 @@ _SAMPLING_6B = {"temperature": 0.95, "top_p": 0.7}
 FORMATS = {
     f.name: f
     for f in (
-        ChatFormat("chatglm-6b", replies.tidy, sampling=_SAMPLING_6B, max_length=2048),
-        ChatFormat("chatglm-6b-v1.0", sampling=_SAMPLING_6B, max_length=2048),
+        ChatFormat("chatglm-6b", replies.tidy, sampling=_SAMPLING_6B),
+        ChatFormat("chatglm-6b-v1.0", sampling=_SAMPLING_6B),
         ChatFormat("chatglm2-6b"),
         ChatFormat("chatglm3-6b", turn=replies.chatglm3_turn),
-        ChatFormat("glm-4-9b", turn=replies.glm4_turn, max_length=128_000),
+        ChatFormat("glm-4-9b", turn=replies.glm4_turn),
     )
 }
 

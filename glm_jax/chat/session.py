@@ -202,7 +202,7 @@ class Chat:
             [*head, *asked], self.tokenizer,
             format=self.format.name, tools=self.tools, all_tools=self.all_tools,
         )  # fmt: skip
-        room = min(self.model.config.max_seq_len, self.format.max_length) - len(prompt)
+        room = self.model.config.max_seq_len - len(prompt)
         if room < 1:
             raise UserError(
                 f"the conversation has become {len(prompt)} tokens long, and this model reads "

@@ -1,7 +1,5 @@
 """A conversation: history, undo, retry, tools, limits."""
 
-import itertools
-
 import pytest
 
 import glm_jax
@@ -68,6 +66,20 @@ def test_closing_a_stream_keeps_what_was_said(monkeypatch):
     assert "the file reads and writes".startswith(chat.history[1].content)
     assert chat.history[1].content.startswith(said.strip())
     assert not chat.usage.stopped
+
+
+def test_an_interrupted_answer_is_kept_and_the_cache_is_not(monkeypatch):
+    def interrupted(*arguments, **options):
+        yield tiny_tokenizer("glm-4-9b").encode("\nthe file", add_special_tokens=False)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("glm_jax.chat.session.stream", interrupted)
+    chat = Chat(tiny_model("glm-4-9b"), tiny_tokenizer("glm-4-9b"))
+    before = chat._remembered
+    with pytest.raises(KeyboardInterrupt):
+        chat.send("what")
+    assert chat.history == [Message("user", "what"), Message("assistant", "the file")]
+    assert chat._remembered is not before
 
 
 def test_a_failed_answer_changes_nothing(monkeypatch):
@@ -191,4 +203,3 @@ def test_the_same_turns_give_the_same_texts():
              for s in (3, 3, 4)]  # fmt: skip
     first, same, other = [[c.send(t).content for t in ("the", "file")] for c in chats]
     assert first == same != other
-    assert len(list(itertools.chain(first))) == 2
