@@ -32,7 +32,8 @@ FITS = {
         {"kind": "all-reduce", "exposed": False, "crosses_slices": False, "times": 3,
          "wire_bytes": int(600e9)},
     ],
-    "kernels": [{"source": "attention", "flops": int(459e9), "bytes": 1, "times": 250}],
+    "kernels": [{"source": "attention", "flops": int(459e9), "bytes": 1, "causal_flops": None,
+                 "times": 250}],
     "data_loops": [{"source": "blocks", "times": 100, "estimated_cycles": int(1.75e9 / 400)}],
     "unknown": {"sort": 1},
 }  # fmt: skip
@@ -176,9 +177,17 @@ def test_the_estimate_adds_up_only_what_stops_the_chip():
 
 
 def test_a_silent_kernel_is_named_and_not_guessed_at():
-    silent = {**FITS, "kernels": [{"source": "k", "flops": None, "bytes": None, "times": 40}]}
-    (part,) = [p for p in estimate(QUESTION, silent).parts if p.name == "Pallas kernels"]
+    kernel = {"source": "k", "flops": None, "bytes": None, "times": 40}
+    silent = {**FITS, "kernels": [{**kernel, "causal_flops": None}]}
+    (part,) = [p for p in estimate(QUESTION, silent).parts if p.name == "other kernels"]
     assert part.seconds is None and "40 calls" in part.how
+
+
+def test_the_attention_kernel_is_counted_as_causal():
+    kernel = {"source": "range_attention_forward", "flops": None, "bytes": None, "times": 100}
+    ours = {**FITS, "kernels": [{**kernel, "causal_flops": int(459e10)}]}
+    (part,) = [p for p in estimate(QUESTION, ours).parts if p.name == "attention kernel"]
+    assert part.seconds == 1.0 and "causal" in part.how
 
 
 def test_numbers_of_a_plan_that_fits():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from train.planning.hlo import parse, shape_bytes
+from train.planning.kernels import causal_flops
 from train.planning.loops import trip_count
 from train.planning.walk import Collective, _groups, walk
 
@@ -74,6 +75,19 @@ def test_sums_are_times_the_loops():
     assert gather.size == 4 * 8 * 128 * 2
     assert gather.wire == gather.size * 3 / 4
     assert totals.unknown == {"sort": 1}
+
+
+def test_flops_of_the_attention_kernel_when_rows_are_causal():
+    queries, keys, ranges = "bf16[1,2,128,32768]{3,2,1,0}", "bf16[1,2,2048,128]", "s32[1,2,32768]"
+    rest = "bf16[1,2,128,2048]{3,2,1,0}", ranges
+    # 32 heads x 2048 queries (2 key heads of 16 query heads), each with 1024 of 2048 keys.
+    pairs = 32 * 2048 * 1024
+    forward = causal_flops("jit/range_attention_forward/pallas_call", [queries, keys, *rest])
+    assert forward == 4 * 128 * pairs
+    operands = [ranges, queries, queries, "f32[1,2,1,32768]", keys, *rest]
+    backward = causal_flops("jit/range_attention_backward/pallas_call", operands)
+    assert backward == 10 * 128 * pairs
+    assert causal_flops("jit/other/pallas_call", [queries, keys]) is None
 
 
 def test_a_group_over_two_slices_is_seen():

@@ -84,7 +84,7 @@ def _plain(totals: Totals) -> dict[str, Any]:
         groups[key][1] += c.times * c.wire
     kernels: dict[tuple, int] = collections.Counter()
     for k in totals.kernels:
-        kernels[(k.source, k.flops, k.bytes)] += k.times
+        kernels[(k.source, k.flops, k.bytes, k.causal_flops)] += k.times
     names = ("kind", "exposed", "crosses_slices")
     return {
         "estimated_cycles": totals.cycles,
@@ -93,8 +93,8 @@ def _plain(totals: Totals) -> dict[str, Any]:
             for key, (n, wire) in sorted(groups.items())
         ],
         "kernels": [
-            {"source": s, "flops": flops, "bytes": size, "times": n}
-            for (s, flops, size), n in kernels.items()
+            {"source": s, "flops": flops, "bytes": size, "causal_flops": causal, "times": n}
+            for (s, flops, size, causal), n in kernels.items()
         ],
         "data_loops": [
             {"source": loop.source, "times": loop.times, **_plain(loop.once)}

@@ -119,7 +119,7 @@ def _times(result: Result) -> tuple[str, ...]:
     for part in made.parts:
         if part.name == "compute":
             cells["compute"].append(part.seconds)
-        elif part.name in ("Pallas kernels", "loops over data"):
+        elif part.name.endswith(("kernel", "kernels", "loops over data")):
             cells["inner"].append(part.seconds)
         elif part.counted:
             cells["exposed"].append(part.seconds)

@@ -67,18 +67,20 @@ def memory_floor(question: Question, found: Mapping[str, Any]) -> float:
 
 
 def _kernels(kernels: list[Mapping[str, Any]], peak: float) -> list[Part]:
-    if not kernels:
-        return []
-    stated = [k for k in kernels if k["flops"] is not None]
-    silent = sum(k["times"] for k in kernels if k["flops"] is None)
     parts = []
-    if stated:
-        seconds = sum(k["times"] * k["flops"] for k in stated) / peak
-        calls = sum(k["times"] for k in stated)
-        how = f"{calls} calls, the FLOPs they state at the chip's peak: at least"
-        parts.append(Part("Pallas kernels", seconds, how))
+    ours = [k for k in kernels if k["causal_flops"] is not None]
+    stated = [k for k in kernels if k not in ours and k["flops"] is not None]
+    for name, some, key, flops in (
+        ("attention kernel", ours, "causal_flops", "FLOPs of causal rows"),
+        ("Pallas kernels", stated, "flops", "the FLOPs they state"),
+    ):
+        if some:
+            seconds = sum(k["times"] * k[key] for k in some) / peak
+            calls = sum(k["times"] for k in some)
+            parts.append(Part(name, seconds, f"{calls} calls, {flops} at peak: at least"))
+    silent = sum(k["times"] for k in kernels if k not in ours and k not in stated)
     if silent:
-        parts.append(Part("Pallas kernels", None, f"{silent} calls that state no FLOPs: unknown"))
+        parts.append(Part("other kernels", None, f"{silent} calls that state no FLOPs: unknown"))
     return parts
 
 

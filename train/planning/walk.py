@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 from train.planning.hlo import Computation, Instruction, Module, shape_bytes
+from train.planning.kernels import causal_flops
 from train.planning.loops import Known, trip_count
 
 COLLECTIVES = (
@@ -65,6 +66,8 @@ class Kernel:
     flops: int | None
     """Of one call, as the kernel's own ``cost_estimate`` states; None where it states none."""
     bytes: int | None
+    causal_flops: int | None = None
+    """Of one call of the project's attention kernel, were its rows causal."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +136,7 @@ class _Walk:
             totals.collectives.append(collective)
             totals.cycles += of.cycles or 0
         elif of.opcode == "custom-call" and "tpu_custom_call" in of.attributes:
-            totals.kernels.append(_kernel(of))
+            totals.kernels.append(_kernel(of, inside))
         elif of.cycles is not None:
             totals.cycles += of.cycles
         elif _worth_naming(of):
@@ -195,12 +198,14 @@ def _sizes(of: Instruction, inside: Computation) -> list[int]:
     return [shape_bytes(known[name].shape) for name in of.operands if name in known]
 
 
-def _kernel(of: Instruction) -> Kernel:
+def _kernel(of: Instruction, inside: Computation) -> Kernel:
     def stated(name: str) -> int | None:
         found = re.search(rf'"{name}":"?(\d+)', of.attributes)
         return int(found[1]) if found else None
 
-    return Kernel(of.source, 1, stated("flops"), stated("bytes_accessed"))
+    shapes = [inside.instructions[n].shape for n in of.operands if n in inside.instructions]
+    causal = causal_flops(of.source, shapes)
+    return Kernel(of.source, 1, stated("flops"), stated("bytes_accessed"), causal)
 
 
 def _worth_naming(of: Instruction) -> bool:
