@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from glm_jax.errors import UserError, first_line
-from glm_jax.nn import GLM
+from glm_jax.nn import GLM, Compute
 from glm_jax.serve.metrics import Metrics
 from glm_jax.serve.request import News, Reason, Request
 from glm_jax.serve.rows import Rows
@@ -36,6 +36,7 @@ class Engine:
       most_waiting: requests that may wait for a slot.
       burst: seconds that one call to the device should take, several tokens per row if they fit;
         new requests wait for so long.
+      compute: how to compute; the type of the weights by default.
 
     Raises:
       UserError: a size that is not positive.
@@ -51,6 +52,7 @@ class Engine:
         most_waiting: int = 256,
         burst: float = 0.05,
         metrics: Metrics | None = None,
+        compute: Compute | None = None,
     ):
         for name, value in (("slots", slots), ("length", length), ("chunk", chunk)):
             if value < 1:
@@ -59,8 +61,8 @@ class Engine:
         self.metrics.slots.set(slots)
         self.broken = ""
         """Why nothing can be served any more."""
-        self._model, self._chunk, self._burst = model, chunk, burst
-        self._rows = Rows(model, slots, length, chunk)
+        self._chunk, self._burst = chunk, burst
+        self._rows = Rows(model, slots, length, chunk, compute)
         self._schedule = Schedule(slots, most_waiting)
         self._changed = threading.Condition()  # guards the schedule and the flags
         self._draining = self._stopping = False
@@ -72,9 +74,13 @@ class Engine:
         """Tokens per request, prompt and answer together."""
         return self._rows.length
 
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
     def start(self, progress: Callable[[str], None] = lambda text: None) -> None:
         """Compiles everything that serving will need, then starts the thread."""
-        with mesh_of(self._model):
+        with mesh_of(self._rows.model):
             self._rows.warm_up(progress)
         self._thread.start()
 
@@ -126,7 +132,7 @@ class Engine:
         return dict(zip(("waiting", "slots_in_use", "slots_free"), numbers, strict=True))
 
     def _run(self) -> None:
-        with mesh_of(self._model):
+        with mesh_of(self._rows.model):
             try:
                 while self._wait():
                     try:

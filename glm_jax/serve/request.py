@@ -41,7 +41,7 @@ class Request:
     stops: tuple[int, ...]
     sampling: RowSampling
     """Of one row."""
-    deliver: Callable[[News], None]
+    deliver: Callable[[News], None] = lambda news: None
     likely: int = 0
     """How many alternatives to report for every token."""
     count: int = 0

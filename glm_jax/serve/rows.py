@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from glm_jax.nn import GLM
+from glm_jax.nn import GLM, Compute
 from glm_jax.serve.request import Request, Token
 from glm_jax.serve.slots import (
     MOST_STEPS,
@@ -38,10 +38,12 @@ class Rows:
       chunk: most tokens of a causal prompt to read at a time.
     """
 
-    def __init__(self, model: GLM, slots: int, length: int, chunk: int):
+    def __init__(
+        self, model: GLM, slots: int, length: int, chunk: int, compute: Compute | None = None
+    ):
         self.length, self.count = length, slots
-        self._compute = decode_compute(model, None)
-        self._model = prepare(model, slots)
+        self._compute = decode_compute(model, compute)
+        self.model = prepare(model, slots)
         whole = model.config.prefix_lm
         self._widths = _widths(length if whole else min(chunk, length))
         self.clear()
@@ -53,7 +55,7 @@ class Rows:
 
     def clear(self) -> None:
         """Empties every slot."""
-        self._slots: Slots = empty_slots(self._model, self.count, self.length, self._compute)
+        self._slots: Slots = empty_slots(self.model, self.count, self.length, self._compute)
 
     def warm_up(self, progress: Callable[[str], None]) -> None:
         """Compiles every program that requests can need; the slots stay free."""
@@ -108,14 +110,14 @@ class Rows:
 
     def _call_read(self, slot, piece, following, rules) -> Written:
         self._slots, written = read(
-            self._model, self._slots, np.int32(slot), piece, following, rules,
+            self.model, self._slots, np.int32(slot), piece, following, rules,
             compute=self._compute,
         )  # fmt: skip
         return written
 
     def _call_write(self, keep, steps: int, until_free: bool) -> Written:
         self._slots, written = write(
-            self._model, self._slots, keep, np.int32(steps), np.bool_(until_free),
+            self.model, self._slots, keep, np.int32(steps), np.bool_(until_free),
             compute=self._compute,
         )  # fmt: skip
         return written
