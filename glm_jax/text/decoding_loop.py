@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from glm_jax.config import GLMConfig
@@ -96,6 +97,8 @@ def prepare(model: GLM, rows: int) -> GLM:
     It stays as it is where free memory is less than twice what a copy needs, and where it is
     spread over devices. Who decodes again and again (a chat, a server) keeps the result.
     """
+    if isinstance(model.layers, nnx.List):  # prepared already
+        return model
     if jax.default_backend() != "cpu" or len(model.embedding[...].sharding.device_set) > 1:
         return model
     needed = sum(x.nbytes for x in jax.tree.leaves((model.layers, model.head)))
