@@ -17,7 +17,7 @@ from glm_jax.serve.errors import ApiError
 from glm_jax.serve.parameters import Common
 from glm_jax.serve.request import Request
 from glm_jax.text.decoding_loop import room
-from glm_jax.text.layout import LaidOut, lay_out
+from glm_jax.text.layout import lay_out
 from glm_jax.text.sampling import RowSampling
 from glm_jax.text.tokenizer import Tokenizer
 
@@ -115,8 +115,13 @@ class Served:
           ApiError: the prompt is too long.
           UserError: it breaks the family's rule, or a setting is out of range.
         """
+        if len(prompt) >= self.length:
+            raise self._too_long(len(prompt))
         row = lay_out(prompt, self.config)
-        limit = self._limit(row, most)
+        left = min(self.length - len(prompt), room(row, self.config))
+        if left < 1:
+            raise self._too_long(len(prompt))
+        limit = min(left, self.most_tokens, most or self.most_tokens)
         stops = () if body.ignore_eos else self.stop_ids
         stops = tuple(dict.fromkeys([*stops, *body.stop_token_ids]))
         first = secrets.randbits(32) if body.seed is None else body.seed
@@ -125,18 +130,13 @@ class Served:
             for i in range(body.n)
         ]
 
-    def _limit(self, row: LaidOut, most: int | None) -> int:
-        length = len(row.tokens)
-        left = min(self.length - length, room(row, self.config))
-        if left < 1:
-            raise ApiError(
-                400,
-                f"the prompt has {length} tokens, which leaves no room for an answer: this server "
-                f"takes {min(self.length, self.config.max_seq_len)} tokens, prompt and answer "
-                "together",
-                code="context_length_exceeded",
-            )
-        return min(left, self.most_tokens, most or self.most_tokens)
+    def _too_long(self, length: int) -> ApiError:
+        return ApiError(
+            400,
+            f"the prompt has {length} tokens, which leaves no room for an answer: this server "
+            f"takes {min(self.length, self.config.max_seq_len)} tokens, prompt and answer together",
+            code="context_length_exceeded",
+        )
 
     def _sampling(self, body: Common, seed: int) -> RowSampling:
         names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")

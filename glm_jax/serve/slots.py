@@ -135,7 +135,7 @@ def read(
     last = jax.lax.dynamic_slice_in_dim(hidden, piece.length - 1, 1, axis=1)
     logits = model.logits(last)[:, 0]
     token = _choose(logits, rules.sampling, seen[None], jnp.zeros(1, jnp.int32))
-    written = _report(logits, token, rules.likely)
+    written = _report(logits, token, rules.likely, rules.sampling)
     seen = seen.at[token[0]].max(piece.is_last)
 
     put = lambda whole, one: whole.at[row].set(jnp.where(piece.is_last, one[0], whole[row]))
@@ -212,7 +212,7 @@ def _step(model: GLM, slots: Slots, compute: Compute) -> tuple[Slots, Written]:
     )  # fmt: skip
     logits = model.logits(hidden)[:, 0]
     token = _choose(logits, rules.sampling, slots.seen, slots.made)
-    written = _report(logits, token, rules.likely & active)
+    written = _report(logits, token, rules.likely & active, rules.sampling)
     made = slots.made + active
     rows = jnp.arange(len(token))
     return Slots(
@@ -239,8 +239,16 @@ def _choose(logits, sampling: RowSampling, seen, made) -> Int[Array, " B"]:
     )
 
 
-def _report(logits: Float[Array, "B V"], token, likely: Bool[Array, " B"]) -> Written:
-    scores = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+def _known(logits: Float[Array, "B V"], sampling: RowSampling) -> Float[Array, "B V"]:
+    """Logits of the ids that stand for something."""
+    known = jnp.arange(logits.shape[1]) < sampling.vocab_limit[:, None]
+    return jnp.where(known, logits.astype(jnp.float32), -jnp.inf)
+
+
+def _report(
+    logits: Float[Array, "B V"], token, likely: Bool[Array, " B"], sampling: RowSampling
+) -> Written:
+    scores = jax.nn.log_softmax(_known(logits, sampling), axis=-1)
     chosen = jnp.take_along_axis(scores, token[:, None], axis=1)[:, 0]
     count = min(MOST_LIKELY, logits.shape[1])
 

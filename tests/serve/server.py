@@ -31,7 +31,7 @@ MOST = 40
 @functools.cache
 def model_of(name: str = "glm-4-9b") -> GLM:
     """A tiny random model whose weights are large enough that texts differ."""
-    config = tiny_config(name, max_seq_len=LENGTH).replace(init_std=0.6)
+    config = tiny_config(name, max_seq_len=1024).replace(init_std=0.6)
     return jax.jit(lambda key: GLM(config, key))(jax.random.key(1))
 
 
