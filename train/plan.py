@@ -121,6 +121,8 @@ def main(args: Plan) -> None:
         documents.rewrite(lambda options: _row(options, args.timeout))
         return
     question, console = args.question(), Console(highlight=False, stderr=args.json)
+    if not console.is_terminal:
+        console.width = 120  # where rich finds no terminal it assumes 80 columns
     if args.search:
         check_searchable(question)
         _search(args, question, console)

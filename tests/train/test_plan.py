@@ -8,7 +8,7 @@ import pytest
 from glm_jax.config import preset
 from glm_jax.errors import UserError
 from train import plan
-from train.planning import cache, compiler
+from train.planning import cache, compiler, documents
 from train.planning.chips import CHIPS
 from train.planning.estimate import estimate
 from train.planning.question import Question, default_mesh, mesh_text, parse_mesh
@@ -289,3 +289,24 @@ def test_tables_say_what_matters(monkeypatch, capsys):
 def test_a_slow_compiler_is_ended():
     with pytest.raises(UserError, match=r"more than 0\.01 s"):
         compiler.ask(QUESTION, timeout=0.01)
+
+
+def test_every_command_of_the_document_is_a_question(tmp_path):
+    asked = []
+
+    def answer(options):
+        asked.append(plan.parse(plan.Plan, "plan", options.split()).question())
+        return Result(asked[-1], FITS if "v5p" in options else REFUSED)
+
+    page = tmp_path / "tpu.md"
+    page.write_text(documents.DOCUMENT.read_text())
+    documents.rewrite(answer, page)
+    assert len(asked) == len(documents.TRAINING) + len(documents.INFERENCE)
+    rows = [line for line in page.read_text().splitlines() if line.startswith("|")]
+    assert sum(options in row for options in documents.TRAINING for row in rows) >= 20
+    assert "| 0.00 of 95.73 | 1 s | 500 ms | 500 ms | 2 s | 50% |" in page.read_text()
+    assert "**does not fit**: 120.00 of 96.00" in page.read_text()
+    documents.rewrite(lambda options: None, page)
+    assert "no answer in time" in page.read_text() and "**" not in page.read_text().split("##")[3]
+    with pytest.raises(ValueError, match="marks for 'inference'"):
+        documents._put("", "inference", "")

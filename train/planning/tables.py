@@ -73,7 +73,9 @@ def ranked(results: Sequence[Result], console: Console) -> None:
     """Plans, best first; those that do not fit last."""
     table = Table(title="plans, most tokens per second (upper bounds) first", title_justify="left")
     for name in ("mesh", "remat", "rows/device", "peak GiB", "step", "tokens/s", "utilisation"):
-        table.add_column(name, justify="left" if name in ("mesh", "remat") else "right")
+        table.add_column(
+            name, justify="left" if name in ("mesh", "remat") else "right", no_wrap=True
+        )
     for result in results:
         asked, made = result.question, result.estimate
         ways = asked.mesh[0] * asked.mesh[1]
