@@ -20,6 +20,8 @@ from glm_jax.ops.quantized import dequantize
 
 # Output rows whose 4-bit numbers are unpacked at one time on a CPU: they stay in its cache.
 _UNPACKED_ROWS = 1024
+# Rows times groups up to which a TPU multiplies in less time than it reads the weight.
+_SPREAD_ROWS = 256
 
 
 def quantized_linear(
@@ -62,23 +64,50 @@ def _by_floats(x, q, scale, bits: int, group: int) -> Float[Array, "R O"]:
     """Integers of eight bits are exact in every float type: they are multiplied as they are, summed
     in float32, and each output is scaled once. Groups are scaled before they are multiplied.
     """
-    parts = [(x, q)]
-    if bits == 4:  # the even columns and the odd ones, so that the two are never interleaved
-        parts = [(x[:, 0::2], q >> 4), (x[:, 1::2], (q << 4) >> 4)]
+    if group:
+        weight = dequantize(q, scale, bits, group=group).astype(x.dtype)
+        return _float_product([x], [weight]).astype(x.dtype)
+    y = _float_product(*_halves(x, q, bits)) * scale[:, 0].astype(jnp.float32)
+    return y.astype(x.dtype)
+
+
+def _by_groups(x, q, scale, bits: int, group: int) -> Float[Array, "R O"]:
+    """Each row becomes one row per group, zero elsewhere, and each output is scaled per group.
+
+    The weight is neither scaled nor reshaped, of which a TPU would keep a copy, and what is
+    multiplied more is nothing beside reading it.
+    """
+    groups = scale.shape[1]
+    xs, qs = _halves(x, q, bits)
+    spread = []
+    for part in xs:
+        member = jnp.arange(part.shape[1]) // (part.shape[1] // groups)
+        mine = member == jnp.arange(groups)[:, None]
+        spread.append(jnp.where(mine, part[:, None], 0).reshape(-1, part.shape[1]))
+    sums = _float_product(spread, qs).reshape(len(x), groups, -1)
+    return (sums * scale.T.astype(jnp.float32)).sum(1).astype(x.dtype)
+
+
+def _halves(x: Array, q: Array, bits: int) -> tuple[list[Array], list[Array]]:
+    """The columns of both; of packed numbers the even and the odd ones, never interleaved."""
+    if bits == 8:
+        return [x], [q]
+    return [x[:, 0::2], x[:, 1::2]], [q >> 4, (q << 4) >> 4]
+
+
+def _float_product(xs: list[Array], weights: list[Array]) -> Float[Array, "R O"]:
     total = jnp.zeros((), jnp.float32)
-    for rows, numbers in parts:
-        weight = numbers.astype(x.dtype)
-        if group:
-            weight = dequantize(numbers, scale, 8, group=group).astype(x.dtype)
+    for x, w in zip(xs, weights, strict=True):
         total += jax.lax.dot_general(
-            rows, weight, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+            x, w.astype(x.dtype), (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
         )
-    return (total if group else total * scale[:, 0].astype(jnp.float32)).astype(x.dtype)
+    return total
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _few_rows(x, q, scale, bits: int, group: int) -> Float[Array, "R O"]:
-    floats = functools.partial(_by_floats, bits=bits, group=group)
+    spread = group and len(x) * scale.shape[1] <= _SPREAD_ROWS
+    floats = functools.partial(_by_groups if spread else _by_floats, bits=bits, group=group)
     on_cpu = functools.partial(_by_integers, bits=bits)
     if group:
         on_cpu = functools.partial(_by_floats_in_blocks, bits=bits, group=group)

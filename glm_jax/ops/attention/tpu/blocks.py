@@ -10,6 +10,7 @@ little and large ones keep the matrix unit busy.
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,3 +41,93 @@ class Blocks:
     def tiles(self) -> int:
         """Tiles of one program."""
         return self.queries // self.tile
+
+
+class Problem(NamedTuple):
+    """One shard's attention, and the fast memory of the chip it runs on."""
+
+    batch: int
+    queries: int
+    keys: int
+    kv_heads: int
+    groups: int
+    head_dim: int
+    itemsize: int
+    vmem: int
+
+
+# (query heads per key head at least, queries at most) -> queries of a program, queries of a tile,
+# rows of a tile at most. Chosen by the compiler's schedules (benchmarks.attention): 1024 rows at a
+# time, of one head or of several, hide the latency of the products; a tile of at most 256 queries
+# keeps rows of packed documents near what is visible, which rows beyond 8k do not need.
+_TABLE = {
+    (8, 8192): (64, 64, 1024),
+    (8, None): (128, 128, 1024),
+    (2, 8192): (256, 256, 1024),
+    (2, None): (512, 512, 1024),
+    (1, 8192): (512, 256, 256),
+    (1, None): (1024, 512, 512),
+}
+
+# Shares of fast memory for keys, values and (backward) their gradients; the rest holds queries,
+# scores and what the compiler adds.
+_FORWARD_SHARE, _BACKWARD_SHARE = 0.53, 0.5
+_LANES = 128
+
+
+def choose(problem: Problem) -> tuple[Blocks, Blocks]:
+    """How to cut the forward and the backward pass."""
+    queries, lanes = _rows(problem)
+    width = -(-problem.head_dim // _LANES) * _LANES
+    # Both copies of keys and values; backward also the keys turned, and two float32 gradients.
+    forward_bytes = 4 * width * problem.itemsize
+    backward_bytes = 6 * width * problem.itemsize + 16 * width
+    small = problem.vmem < 2**25
+    forward_heads = _heads(problem.kv_heads, (512 if small else 1024) // lanes)
+    backward_heads = _heads(problem.kv_heads, 1 if small else min(2, 1024 // lanes))
+
+    def blocks(heads: int, per_key: int, share: float) -> Blocks:
+        most = int(share * problem.vmem) // (heads * per_key)
+        keys = _even(problem.keys, max(_LANES, most // _LANES * _LANES))
+        return Blocks(
+            queries=queries,
+            lanes=lanes,
+            keys=keys,
+            step=min(512, keys),
+            heads=heads,
+            vmem=int(0.9 * problem.vmem),
+        )
+
+    return (
+        blocks(forward_heads, forward_bytes, _FORWARD_SHARE),
+        blocks(backward_heads, backward_bytes, _BACKWARD_SHARE),
+    )
+
+
+def _rows(problem: Problem) -> tuple[int, int]:
+    """Queries of a program and rows of a tile."""
+    queries, tile, most = next(
+        sizes
+        for (groups, length), sizes in _TABLE.items()
+        if problem.groups >= groups and (length is None or problem.queries <= length)
+    )
+    if problem.groups * queries % _LANES:
+        queries = tile = _LANES
+    # A short call gets no more rows than it can use.
+    while queries // 2 >= problem.queries and problem.groups * queries // 2 % _LANES == 0:
+        queries //= 2
+    tile = min(tile, queries)
+    ways = [d for d in range(1, problem.groups + 1) if problem.groups % d == 0]
+    fitting = [d * tile for d in ways if d * tile <= max(most, tile) and d * tile % _LANES == 0]
+    # Where nothing small is whole lanes, all rows of the program are.
+    return queries, max(fitting, default=problem.groups * queries)
+
+
+def _heads(kv_heads: int, most: int) -> int:
+    return max(n for n in (1, 2, 4) if n <= max(1, most) and kv_heads % n == 0)
+
+
+def _even(keys: int, most: int) -> int:
+    """The size of the fewest equal blocks of at most ``most`` keys: whole units, little padding."""
+    parts = -(-keys // most)
+    return -(-keys // (parts * _LANES)) * _LANES

@@ -68,6 +68,6 @@ def fetches(of: Spans, *, batch: int, tiles: int, units: int) -> Fetches:
     return Fetches(*(x.astype(jnp.int32).reshape(-1) for x in (low, high, held)))
 
 
-def pairs_computed(of: Spans, *, tile: int, unit: int) -> Int[Array, ""]:
-    """Query-key pairs that the kernel computes for one head (float64 outside of jit, to count)."""
-    return (of.stop - of.first).sum() * tile * unit
+def units_computed(of: Spans) -> Int[Array, ""]:
+    """Units times tiles that one head computes."""
+    return (of.stop - of.first).sum()
