@@ -1,0 +1,180 @@
+"""The TPU kernel, interpreted on CPU, against float64 numpy: values and all three gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType
+
+from glm_jax.ops.attention import attention, tpu
+from glm_jax.ops.attention.tpu.blocks import Blocks
+from glm_jax.ops.attention.tpu.kernel import Plan, range_attention
+
+B, T, S, N, K, H = 2, 21, 29, 4, 2, 8
+
+FORWARD = Blocks(queries=8, lanes=16, keys=16, step=8, unit=4, heads=2)
+PLANS = {
+    # Two blocks of keys forward, two segments backward.
+    "segments": Plan(FORWARD, Blocks(queries=8, lanes=8, keys=16, step=8, unit=4), True),
+    # All keys at once, and several tiles of queries in a program.
+    "whole": Plan(
+        Blocks(queries=16, lanes=8, keys=32, step=8, unit=4),
+        Blocks(queries=16, lanes=8, keys=32, step=16, unit=4, heads=2),
+        True,
+    ),
+}
+
+
+def numpy_attention(q, k, v, starts, ends, d_out):
+    """Output, dq, dk, dv in float64, one query of one head at a time."""
+    q, k, v, d_out = (np.asarray(x, np.float64) for x in (q, k, v, d_out))
+    out, dq, dk, dv = (np.zeros_like(x) for x in (q, q, k, v))
+    for b, t, n in np.ndindex(q.shape[:3]):
+        keys, head = slice(starts[b, t], ends[b, t]), n // (q.shape[2] // k.shape[2])
+        if starts[b, t] >= ends[b, t]:
+            continue
+        scores = k[b, keys, head] @ q[b, t, n] * q.shape[-1] ** -0.5
+        probs = np.exp(scores - scores.max())
+        probs /= probs.sum()
+        out[b, t, n] = probs @ v[b, keys, head]
+        dv[b, keys, head] += probs[:, None] * d_out[b, t, n]
+        d_scores = probs * (v[b, keys, head] @ d_out[b, t, n] - out[b, t, n] @ d_out[b, t, n])
+        d_scores *= q.shape[-1] ** -0.5
+        dq[b, t, n] = d_scores @ k[b, keys, head]
+        dk[b, keys, head] += d_scores[:, None] * q[b, t, n]
+    return out, dq, dk, dv
+
+
+@functools.cache
+def compiled(name: str):
+    @jax.jit
+    def run(q, k, v, starts, ends, d_out):
+        attend = lambda q, k, v: range_attention(PLANS[name], q, k, v, starts, ends)
+        out, pull = jax.vjp(attend, q, k, v)
+        return out, *pull(d_out)
+
+    return run
+
+
+def inputs(seed, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    q, d_out = rng.normal(size=(2, B, T, N, H)).astype(dtype)
+    k, v = rng.normal(size=(2, B, S, K, H)).astype(dtype)
+    return q, k, v, d_out
+
+
+def check(name, starts, ends, seed=0, atol=5e-6):
+    q, k, v, d_out = inputs(seed)
+    ours = compiled(name)(q, k, v, starts, ends, d_out)
+    for mine, right in zip(ours, numpy_attention(q, k, v, starts, ends, d_out), strict=True):
+        np.testing.assert_allclose(mine, right, atol=atol)
+
+
+@st.composite
+def ranges(draw):
+    """Rows of stretches, each of one kind of range, so that blocks are full, cut and empty."""
+    kinds = st.sampled_from(["any", "empty", "one", "all", "causal", "document"])
+    starts, ends = np.zeros((2, B, T), np.int32)
+    for b in range(B):
+        t = 0
+        while t < T:
+            kind, size = draw(kinds), draw(st.integers(1, 12))
+            low, high = sorted((draw(st.integers(0, S)), draw(st.integers(0, S))))
+            for at in range(t, min(T, t + size)):
+                starts[b, at], ends[b, at] = {
+                    "any": (low, high),
+                    "empty": (high, low),
+                    "one": (min(low, S - 1), min(low, S - 1) + 1),
+                    "all": (0, S),
+                    "causal": (0, at + 1),
+                    "document": (t, min(T, t + size)),
+                }[kind]
+            t += size
+    return starts, ends
+
+
+@pytest.mark.parametrize("name", PLANS)
+@settings(max_examples=40, deadline=None)
+@given(drawn=ranges(), seed=st.integers(0, 1000))
+def test_values_and_gradients_over_stretches_of_ranges(name, drawn, seed):
+    check(name, *drawn, seed)
+
+
+@pytest.mark.parametrize("name", PLANS)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_values_and_gradients_where_every_query_has_its_own_range(name, seed):
+    ends = np.random.default_rng(seed).integers(0, S + 1, size=(2, B, T)).astype(np.int32)
+    check(name, ends[0], ends[1], seed)  # half of them empty
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_queries_that_see_nothing_give_zeros_and_take_no_gradient(name):
+    q, k, v, d_out = inputs(0)
+    nothing = np.full((B, T), 7, np.int32)
+    for x in compiled(name)(q, k, v, nothing, nothing, d_out):
+        assert not np.asarray(x).any()
+
+
+def test_what_no_query_sees_is_not_computed():
+    """Keys of other documents are NaN: a product with them, masked or not, would show."""
+    q, k, v, d_out = inputs(0)
+    k[:, :16] = v[:, :16] = np.nan
+    starts, ends = np.full((B, T), 16, np.int32), np.full((B, T), S, np.int32)
+    out, dq, dk, dv = compiled("segments")(q, k, v, starts, ends, d_out)
+    assert all(np.isfinite(x).all() for x in (out, dq))
+    assert not np.asarray(dk)[:, :16].any() and not np.asarray(dv)[:, :16].any()
+
+
+def test_bfloat16_is_as_near_as_bfloat16_allows():
+    q, k, v, d_out = (jnp.asarray(x, jnp.bfloat16) for x in inputs(1))
+    ends = np.broadcast_to(np.arange(1, T + 1, dtype=np.int32), (B, T))
+    ours = compiled("whole")(q, k, v, 0 * ends, ends, d_out)
+    assert all(x.dtype == jnp.bfloat16 for x in ours)
+    for mine, right in zip(ours, numpy_attention(q, k, v, 0 * ends, ends, d_out), strict=True):
+        np.testing.assert_allclose(np.asarray(mine, np.float64), right, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_on_a_mesh_it_gives_what_one_device_gives(kv_heads):
+    """Batch, heads and queries cut; two key heads are cut, one is shared by the shards."""
+    rng = np.random.default_rng(0)
+    q, weights = rng.normal(size=(2, 2, 128, 4, 16)).astype(np.float32)
+    k, v = rng.normal(size=(2, 2, 128, kv_heads, 16)).astype(np.float32)
+    ends = np.sort(rng.integers(0, 129, size=(2, 2, 128)), axis=0).astype(np.int32)
+
+    def loss(attend):
+        f = lambda q, k, v: (attend(q, k, v, *ends) * weights).sum()
+        return jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2)))
+
+    kernel = functools.partial(tpu.tpu_attention, vmem=2**26, interpret=True)
+    axes = ("data", "fsdp", "tensor", "context")
+    mesh = jax.make_mesh((2, 1, 2, 2), axes, axis_types=(AxisType.Auto,) * 4)
+    with jax.set_mesh(mesh):
+        ours = loss(kernel)(q, k, v)
+    theirs = loss(functools.partial(attention, implementation="reference"))(q, k, v)
+    for mine, right in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(mine, right, atol=2e-5, rtol=1e-5)
+
+
+def test_a_call_that_the_kernel_does_not_take_says_why():
+    call = lambda t, heads, dtype: [
+        jnp.zeros((1, t, heads, 16), dtype),
+        *jnp.zeros((2, 1, 8, 1, 16), dtype),
+        *jnp.zeros((2, 1, t), jnp.int32),
+    ]
+    with pytest.raises(ValueError, match="4 query rows per key head do not fill"):
+        attention(*call(1, 4, jnp.bfloat16), implementation="tpu")
+    with pytest.raises(ValueError, match="q is float16"):
+        attention(*call(256, 1, jnp.float16), implementation="tpu")
+
+
+def test_auto_is_not_the_kernel_without_a_tpu():
+    q, k, v, _ = inputs(0)
+    ends = np.full((B, T), S, np.int32)
+    auto = jax.jit(attention).lower(q, k, v, 0 * ends, ends).as_text()
+    assert "range_attention" not in auto and not tpu.on_tpu()
