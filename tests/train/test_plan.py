@@ -36,6 +36,7 @@ FITS = {
                  "times": 250}],
     "data_loops": [{"source": "blocks", "times": 100, "estimated_cycles": int(1.75e9 / 400)}],
     "unknown": {"sort": 1},
+    "kept_bytes": 120,
 }  # fmt: skip
 REFUSED = {
     "fits": False,
@@ -196,7 +197,8 @@ def test_numbers_of_a_plan_that_fits():
     assert answer["hbm_bytes"] == int(95.73 * 2**30)
     memory = answer["memory_bytes"]
     assert sum(memory.values()) == 750
-    assert memory["activations and workspace"] == 300  # temporaries without the gradients
+    assert memory["activations kept for the backward pass"] == 120
+    assert memory["other temporaries"] == 400 - 100 - 120
     json.dumps(answer)
 
 

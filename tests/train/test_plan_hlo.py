@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from train.planning.hlo import parse, shape_bytes
+from train.planning.kept import kept_activations
 from train.planning.kernels import causal_flops
 from train.planning.loops import trip_count
 from train.planning.walk import Collective, _groups, walk
@@ -88,6 +89,18 @@ def test_flops_of_the_attention_kernel_when_rows_are_causal():
     backward = causal_flops("jit/range_attention_backward/pallas_call", operands)
     assert backward == 10 * 128 * pairs
     assert causal_flops("jit/other/pallas_call", [queries, keys]) is None
+
+
+def test_what_the_scan_over_layers_keeps():
+    module = parse(LAYERS)
+    assert kept_activations(module, 4) is None
+    keeps = LAYERS.replace(
+        "%four.4 =",
+        '%kept.4 = bf16[4,8,128]{2,1,0} custom-call(), custom_call_target="AllocateBuffer"\n'
+        "  %four.4 =",
+    ).replace("%blocks.4, %four.4)", "%blocks.4, %four.4, %kept.4)")
+    assert kept_activations(parse(keeps), 4) == 4 * 8 * 128 * 2
+    assert kept_activations(parse(keeps), 5) is None
 
 
 def test_a_group_over_two_slices_is_seen():

@@ -25,7 +25,10 @@ def test_a_training_step_and_its_traffic(capsys):
     answer = ask(words, capsys)
     assert answer["fits"] and not answer["cached"]
     assert answer["peak_bytes"] < answer["hbm_bytes"] == int(HBM_GIB["v5p"] * 2**30)
-    assert sum(answer["memory_bytes"].values()) == answer["peak_bytes"]
+    memory = answer["memory_bytes"]
+    assert sum(memory.values()) == answer["peak_bytes"]
+    # Full recomputation keeps one bfloat16 stream a layer: 12 layers of 2 rows.
+    assert memory["activations kept for the backward pass"] == 12 * 2 * 1024 * 768 * 2
     # Every layer's weights are gathered once forward and once backward, in bfloat16: at least.
     gathered = [c for c in answer["collectives"] if c["kind"] == "all-gather"]
     assert sum(c["times"] for c in gathered) >= 2 * 12

@@ -19,8 +19,9 @@ SOURCES = (
     "glm_jax/text/decoding_loop.py", "glm_jax/text/sampling.py", "train/trainer.py",
     "train/optim.py", "train/schedules.py", "train/run.py",
     "train/planning/child.py", "train/planning/hlo.py", "train/planning/kernels.py",
-    "train/planning/loops.py", "train/planning/programs.py", "train/planning/question.py",
-    "train/planning/refusal.py", "train/planning/topology.py", "train/planning/walk.py",
+    "train/planning/kept.py", "train/planning/loops.py", "train/planning/programs.py",
+    "train/planning/question.py", "train/planning/refusal.py", "train/planning/topology.py",
+    "train/planning/walk.py",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -17,6 +17,7 @@ import jax
 from jax.experimental import topologies
 
 from train.planning.hlo import parse
+from train.planning.kept import kept_activations
 from train.planning.programs import lower
 from train.planning.question import Question
 from train.planning.refusal import refusal
@@ -56,7 +57,10 @@ def answer(question: Question, hlo_path: str = "") -> dict[str, Any]:
         with open(hlo_path, "w") as file:
             file.write(text)
     per_slice = where.devices // where.slices if where.slices > 1 else None
-    totals = _one_step(question, walk(parse(text), per_slice))
+    module = parse(text)
+    totals = _one_step(question, walk(module, per_slice))
+    if question.training:
+        found["kept_bytes"] = kept_activations(module, question.config.num_layers)
     return {**found, "fits": True, "memory": _memory(compiled), **_plain(totals)}
 
 

@@ -53,8 +53,8 @@ class Result:
         return self.found["tokens"] / made.seconds if made and made.seconds else None
 
     def memory(self) -> dict[str, int]:
-        """Bytes per device by kind. Gradients are counted from shapes and lie inside the compiler's
-        temporaries; the remainder of those is activations and workspace."""
+        """Bytes per device by kind. Gradients are counted from shapes, activations from the buffers
+        of the loop over layers; both lie inside the compiler's temporaries."""
         shares, sizes = dict(self.found["shares"]), self.found.get("memory")
         gradients = shares.pop("gradients", 0)
         parts = dict(shares)
@@ -65,9 +65,11 @@ class Result:
         if gradients:
             parts["gradients"] = gradients
         if sizes:
-            left = sizes["temp"] - gradients
-            # Gradients need not all exist at once: a share below zero says that they never did.
-            parts["activations and workspace"] = left
+            kept = self.found.get("kept_bytes") or 0
+            if kept:
+                parts["activations kept for the backward pass"] = kept
+            # Below zero where gradients and activations never exist all at once.
+            parts["other temporaries"] = sizes["temp"] - gradients - kept
         return parts
 
     def to_dict(self) -> dict[str, Any]:
