@@ -16,6 +16,7 @@ from glm_jax.chat.formats import (
 from glm_jax.chat.message import Message, ToolCall
 from glm_jax.chat.session import Chat, Usage
 from glm_jax.chat.streaming import ReplyReader
+from glm_jax.chat.training import TrainingText, render_training
 
 __all__ = [
     "FORMATS",
@@ -25,9 +26,11 @@ __all__ = [
     "Message",
     "ReplyReader",
     "ToolCall",
+    "TrainingText",
     "Usage",
     "chat_format",
     "parse_replies",
     "parse_reply",
     "render",
+    "render_training",
 ]

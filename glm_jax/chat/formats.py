@@ -13,6 +13,7 @@ from glm_jax.errors import UserError
 from glm_jax.text.tokenizer import Tokenizer
 
 Messages = Iterable[Message | Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def render(
     tokenizer: Tokenizer,
     *,
     format: str | None = None,
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    tools: Tools = None,
     add_generation_prompt: bool = True,
     call: str | None = None,
     all_tools: AllTools = RELEASED,
@@ -106,24 +107,57 @@ def render(
     if not turns:
         raise UserError("the conversation is empty; there is nothing to answer")
     if not chosen.has_roles:
-        if tools or call is not None:
+        if call is not None:
             raise UserError(f"the prompts of {chosen.name} have no tools")
-        write = rounds.chatglm2 if chosen.name == "chatglm2-6b" else rounds.chatglm
-        return write(turns, tokenizer, add_generation_prompt)
+        return exchange(turns, tokenizer, chosen, tools, add_generation_prompt).ids(
+            add_generation_prompt
+        )
     if call is not None and not add_generation_prompt:
         raise UserError(f"a call of {call} needs the generation prompt that it continues")
-    if chosen.name == "chatglm3-6b":
-        turns = roles.chatglm3_tools(turns, check_tools(tools)) if tools else turns
-        ids = roles.chatglm3(turns, tokenizer)
-    else:
-        turns = roles.glm4_tools(turns, check_tools(tools)) if tools else turns
-        ids = roles.glm4(turns, tokenizer, all_tools)
+    ids = roles.start(tokenizer)
+    for _, turn in written_turns(turns, tokenizer, chosen, tools, all_tools):
+        ids += turn
     return ids + roles.opening(tokenizer, call) if add_generation_prompt else ids
 
 
-def parse_replies(
-    text: str, format: str, tools: Sequence[Mapping[str, Any]] | None = None
-) -> list[Message]:
+def exchange(
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    chosen: ChatFormat,
+    tools: Tools,
+    generate: bool,
+) -> rounds.Exchange:
+    """A conversation in a format with rounds, its last answer apart; with ``generate`` without one.
+
+    Raises:
+      UserError: the format cannot hold these messages, or tools.
+    """
+    if tools:
+        raise UserError(f"the prompts of {chosen.name} have no tools")
+    write = rounds.chatglm2 if chosen.name == "chatglm2-6b" else rounds.chatglm
+    return write(messages, tokenizer, generate)
+
+
+def written_turns(
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    chosen: ChatFormat,
+    tools: Tools,
+    all_tools: AllTools = RELEASED,
+) -> roles.Turns:
+    """A conversation in a format with role tokens, turn by turn, behind ``roles.start``.
+
+    Raises:
+      UserError: the tokenizer lacks the format's tokens, or tools are given twice.
+    """
+    if chosen.name == "chatglm3-6b":
+        turns = roles.chatglm3_tools(messages, check_tools(tools)) if tools else messages
+        return roles.chatglm3(turns, tokenizer)
+    turns = roles.glm4_tools(messages, check_tools(tools)) if tools else messages
+    return roles.glm4(turns, tokenizer, all_tools)
+
+
+def parse_replies(text: str, format: str, tools: Tools = None) -> list[Message]:
     """The messages of a reply: in formats with role tokens one per ``<|assistant|>`` in it.
 
     Never fails: a call that cannot be read gives a message whose ``error`` says why.
@@ -142,9 +176,7 @@ def parse_replies(
     return [chosen.turn(part, tools) for part in text.split(replies.TURN)]
 
 
-def parse_reply(
-    text: str, format: str, tools: Sequence[Mapping[str, Any]] | None = None
-) -> Message:
+def parse_reply(text: str, format: str, tools: Tools = None) -> Message:
     """The last message of a reply, as the released ``process_response`` gives it back.
 
     >>> parse_reply("track\\n```python\\ntool_call(symbol='10111')\\n```", "chatglm3-6b").tool_calls

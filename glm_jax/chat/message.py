@@ -50,6 +50,8 @@ class Message:
       name: whom a client says it is from; no prompt contains it.
       tool_call_id: of an observation: the call that it answers; no prompt contains it.
       error: of an assistant's turn: what is wrong with the call that it attempts.
+      loss: in training, whether the model learns to write this turn; None: if it is the
+        assistant's. No prompt contains it.
 
     Raises:
       UserError: the role is unknown, or the metadata has a line break.
@@ -63,6 +65,7 @@ class Message:
     name: str = ""
     tool_call_id: str = ""
     error: str = ""
+    loss: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "role", _ALIASES.get(self.role, self.role))
@@ -99,6 +102,7 @@ class Message:
             _content(value.get("content")),
             tools=None if tools is None else check_tools(tools),
             tool_calls=tuple(_call(call) for call in _list(calls, "tool_calls")) or None,
+            loss=_loss(value.get("loss")),
             **texts,
         )
 
@@ -107,7 +111,7 @@ class Message:
         parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         if self.tool_calls:
             parts["tool_calls"] = [dataclasses.asdict(call) for call in self.tool_calls]
-        return {k: v for k, v in parts.items() if v or k in ("role", "content")}
+        return {k: v for k, v in parts.items() if v or k in ("role", "content") or v is False}
 
 
 def conversation(messages: Iterable[Message | Mapping[str, Any]]) -> list[Message]:
@@ -159,6 +163,12 @@ def _content(content: Any) -> str:
         if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
             raise UserError(f"content is {_shown(part)}; only text can be read")
     return "".join(part["text"] for part in parts)
+
+
+def _loss(loss: Any) -> bool | None:
+    if loss is not None and not isinstance(loss, bool):
+        raise UserError(f"loss of a message is {_shown(loss)}; it must be true or false")
+    return loss
 
 
 def _call(call: Any) -> ToolCall:

@@ -6,6 +6,7 @@ encoded apart, as released. The role tokens are ids put between encoded texts: n
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,39 +25,53 @@ TOOLS_LEAD = (
 _JSON = {"ensure_ascii": False, "indent": 4}
 
 
-def chatglm3(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+Turns = list[tuple[Message, list[int]]]
+"""What is written for a conversation: the message behind each turn, and the turn's ids."""
+
+
+def chatglm3(messages: Sequence[Message], tokenizer: Tokenizer) -> Turns:
     """Turns of ChatGLM3; a system turn's tools follow its content as JSON.
 
     Source: build_chat_input and build_single_message of the release's tokenization_chatglm.py.
     """
-    ids = list(tokenizer.special.require("gmask", "sop"))
+    turns: Turns = []
     for message in _spelled_out(messages, _fenced):
         content = message.content
         if message.role == "system" and message.tools is not None:
             content += "\n" + json.dumps([_flat(t) for t in message.tools], **_JSON)
-        ids += turn(tokenizer, message.role, message.metadata, content)
-    return ids
+        turns.append((message, turn(tokenizer, message.role, message.metadata, content)))
+    return turns
 
 
-def glm4(messages: Sequence[Message], tokenizer: Tokenizer, all_tools: AllTools) -> list[int]:
+def glm4(messages: Sequence[Message], tokenizer: Tokenizer, all_tools: AllTools) -> Turns:
     """Turns of GLM-4; a message's tools are introduced in a system turn of their own before it.
 
     A message without content gives no turn. Source: apply_chat_template of the release's
     tokenization_chatglm.py.
     """
-    ids = list(tokenizer.special.require("gmask", "sop"))
+    turns: Turns = []
     for message in _spelled_out(messages, _as_json):
         if message.tools:
-            ids += turn(tokenizer, "system", "", all_tools.text(message.tools))
+            text = all_tools.text(message.tools)
+            turns.append((Message("system", text), turn(tokenizer, "system", "", text)))
         if message.content:
-            ids += turn(tokenizer, message.role, message.metadata, message.content)
-    return ids
+            ids = turn(tokenizer, message.role, message.metadata, message.content)
+            turns.append((message, ids))
+    return turns
+
+
+def start(tokenizer: Tokenizer) -> list[int]:
+    """What stands before the first turn."""
+    return list(tokenizer.special.require("gmask", "sop"))
 
 
 def chatglm3_tools(messages: Sequence[Message], tools: Sequence[Any]) -> list[Message]:
-    """The conversation with these tools in its system turn, in the words of the release's demo."""
+    """The conversation with these tools in its system turn, in the words of the release's demo,
+    which files for its fine-tuning already hold."""
     head, rest = _split_system(messages)
-    content = f"{head.content}\n{TOOLS_LEAD}" if head.content else TOOLS_LEAD
+    content = head.content.rstrip()
+    if not content.endswith(TOOLS_LEAD):
+        content = f"{head.content}\n{TOOLS_LEAD}" if head.content else TOOLS_LEAD
     return [Message("system", content, tools=tools), *rest]
 
 
@@ -112,9 +127,13 @@ def _spelled_out(messages: Sequence[Message], written: Callable[[ToolCall], str]
         if not message.tool_calls or message.metadata:
             turns.append(message)
             continue
+        alone = dataclasses.replace(message, tool_calls=None)
         if message.content:
-            turns.append(Message(message.role, message.content))
-        turns += [Message(message.role, c.text or written(c), c.name) for c in message.tool_calls]
+            turns.append(alone)
+        turns += [
+            dataclasses.replace(alone, content=c.text or written(c), metadata=c.name)
+            for c in message.tool_calls
+        ]
     return turns
 
 

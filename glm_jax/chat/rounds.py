@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from glm_jax.chat.message import Message
 from glm_jax.errors import UserError
 from glm_jax.text.tokenizer import Tokenizer
 
 
-def chatglm(messages: Sequence[Message], tokenizer: Tokenizer, generate: bool) -> list[int]:
+class Exchange(NamedTuple):
+    """The ids of a conversation up to an answer, and of the answer."""
+
+    prompt: list[int]
+    opening: list[int]
+    """What stands between prompt and answer: ChatGLM-6B's ``[gMASK] <sop>``."""
+    answer: list[int]
+    end: int
+    """The token that the model closes its answer with."""
+
+    def ids(self, generate: bool) -> list[int]:
+        """All of it; with ``generate`` up to where the model's answer begins."""
+        asked = [*self.prompt, *self.opening]
+        return asked if generate else [*asked, *self.answer, self.end]
+
+
+def chatglm(messages: Sequence[Message], tokenizer: Tokenizer, generate: bool) -> Exchange:
     """ChatGLM-6B: ``text [gMASK] <sop>``, and ``answer <eop>`` behind it without ``generate``.
 
     Rounds count from 0; a first question stands alone, without its round.
@@ -23,11 +40,10 @@ def chatglm(messages: Sequence[Message], tokenizer: Tokenizer, generate: bool) -
     question = rounds[-1][0]
     text = f"{text}[Round {len(rounds) - 1}]\n问：{question}\n答：" if rounds[:-1] else question
     gmask, sop, eop = tokenizer.special.require("gmask", "sop", "eop")
-    ids = [*_encode(tokenizer, text), gmask, sop]
-    return ids if generate else [*ids, *_encode(tokenizer, answer), eop]
+    return Exchange(_encode(tokenizer, text), [gmask, sop], _encode(tokenizer, answer), eop)
 
 
-def chatglm2(messages: Sequence[Message], tokenizer: Tokenizer, generate: bool) -> list[int]:
+def chatglm2(messages: Sequence[Message], tokenizer: Tokenizer, generate: bool) -> Exchange:
     """ChatGLM2-6B: ``[gMASK] sop text``, and ``answer </s>`` behind it without ``generate``.
 
     Rounds count from 1, the first included.
@@ -41,8 +57,8 @@ def chatglm2(messages: Sequence[Message], tokenizer: Tokenizer, generate: bool) 
     form = "[Round {}]\n\n问：{}\n\n答：{}"
     text = "\n\n".join(form.format(i, q, a) for i, (q, a) in enumerate(rounds, 1))
     gmask, sop, eos = tokenizer.special.require("gmask", "sop", "eos")
-    ids = [gmask, sop, *_encode(tokenizer, text)]
-    return ids if generate else [*ids, *_encode(tokenizer, answer), eos]
+    prompt = [gmask, sop, *_encode(tokenizer, text)]
+    return Exchange(prompt, [], _encode(tokenizer, answer), eos)
 
 
 def _rounds(messages: Sequence[Message], generate: bool) -> tuple[list[tuple[str, str]], str]:

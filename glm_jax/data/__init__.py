@@ -10,6 +10,7 @@ A batch is a flat dict of arrays, B rows of T slots:
 
 from glm_jax.data.config import DataConfig
 from glm_jax.data.corpus import Corpus, open_corpus
+from glm_jax.data.finetune import PARTS, FinetuneData, make_finetune_loader
 from glm_jax.data.layout import (
     Example,
     layout_cloze,
@@ -25,9 +26,11 @@ from glm_jax.data.pipeline import make_loader
 __all__ = [
     "INFILLING_PRESETS",
     "OBJECTIVES",
+    "PARTS",
     "Corpus",
     "DataConfig",
     "Example",
+    "FinetuneData",
     "Infilling",
     "Packer",
     "empty_row",
@@ -37,6 +40,7 @@ __all__ = [
     "layout_suffix",
     "layout_unidirectional",
     "make_example",
+    "make_finetune_loader",
     "make_loader",
     "open_corpus",
 ]

@@ -127,7 +127,8 @@ def make_example(
     Raises:
       ValueError: the vocabulary lacks a token that is needed.
     """
-    cls_id, eos_id, *_ = special.require("cls", "eos", "mask", "sop", "eop")
+    eos_id, *_ = special.require("eos", "mask", "sop", "eop")
+    cls_id = -1 if special.cls is None else special.cls  # ChatGLM-6B's vocabulary has none
     if len(tokens) < 4:
         return None
     single = infilling.single_span_prob > 0 and rng.random() < infilling.single_span_prob
@@ -172,7 +173,7 @@ def _generation(tokens, documents, special, infilling, rng) -> tuple[Example, in
             gmask_id=_mask_id(GMASK, special, infilling),
             sop_id=special.sop,
             # A packed document's [CLS] is read but not scored (the sample's own loss mask).
-            loss_mask=(tokens != special.cls).astype(np.int64),
+            loss_mask=None if special.cls is None else (tokens != special.cls).astype(np.int64),
             running_positions=infilling.running_positions,
             block_positions=infilling.block_positions,
         )
@@ -211,7 +212,9 @@ def _noise(example: Example, found, length: int, special, infilling, rng) -> Non
         tokens[hit] = special.require("dblock")[0]
     if infilling.context_mask_ratio:
         near = _around_blanks(found, sep)
-        near = near[~np.isin(tokens[near], special.require("cls", "eos"))]
+        near = near[
+            ~np.isin(tokens[near], [i for i in (special.cls, special.eos) if i is not None])
+        ]
         count = int(infilling.context_mask_ratio * length)
         tokens[rng.permutation(near)[:count]] = special.require("dblock")[0]
 

@@ -47,11 +47,20 @@ class Packer:
         one run of keys comes to THUDM/GLM, where documents that share a sample see each other both
         ways; for exactly that, give ``make_example`` a sample of several documents.
       open_rows: rows that wait for what fits them; more of them leave less padding.
+      share_rows: a row holds several examples; otherwise one, handed out at once.
     """
 
-    def __init__(self, length: int, pad_id: int = 0, *, isolate: bool = True, open_rows: int = 16):
+    def __init__(
+        self,
+        length: int,
+        pad_id: int = 0,
+        *,
+        isolate: bool = True,
+        open_rows: int = 16,
+        share_rows: bool = True,
+    ):
         self.length, self._pad_id, self._isolate = length, pad_id, isolate
-        self._max_open = open_rows
+        self._max_open, self._share_rows = open_rows, share_rows
         self._open: list[_OpenRow] = []
 
     def add(self, example: Example, objective: int, tag: Any = None) -> list[Row]:
@@ -76,7 +85,7 @@ class Packer:
             self._open.append(row)
         row.members.append((example, objective, tag))
         row.used += size
-        if row.used == self.length:
+        if row.used == self.length or not self._share_rows:
             done.append(self._close(row))
         return done
 

@@ -8,7 +8,7 @@ on its rows only; worker processes divide those among them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import grain
 import numpy as np
@@ -18,7 +18,7 @@ from glm_jax.data.config import DataConfig
 from glm_jax.data.corpus import open_corpus
 from glm_jax.data.objectives import INFILLING_PRESETS, OBJECTIVES, Infilling
 from glm_jax.data.packing import Row, empty_row
-from glm_jax.data.stream import MIN_SEQ_LEN, Recipe, RowStream
+from glm_jax.data.stream import MIN_SEQ_LEN, Recipe, RowRecipe, RowStream, Texts
 from glm_jax.errors import UserError
 from glm_jax.text.tokenizer import Tokenizer
 
@@ -54,7 +54,7 @@ def make_loader(
     Raises:
       UserError: an argument or the source is bad.
     """
-    _check(batch_size, seq_len, seed, process_index, process_count, config)
+    check_arguments(batch_size, seq_len, seed, process_index, process_count, config)
     corpus = open_corpus(config, split)
     recipe = Recipe(
         tokenizer=tokenizer,
@@ -67,19 +67,50 @@ def make_loader(
     texts = grain.MapDataset.source(corpus)
     if split == "train":
         texts = texts.shuffle(seed)
-    texts = texts.repeat(num_epochs)
+    return batches_of(
+        texts.repeat(num_epochs),
+        recipe,
+        len(corpus),
+        batch_size=batch_size,
+        process_index=process_index,
+        process_count=process_count,
+        endless=num_epochs is None,
+        num_workers=config.num_workers,
+        prefetch=config.prefetch,
+    )
+
+
+def batches_of(
+    texts: Texts,
+    recipe: RowRecipe,
+    epoch_len: int,
+    *,
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+    endless: bool,
+    num_workers: int,
+    prefetch: int,
+) -> grain.DatasetIterator:
+    """This process's batches of what a recipe makes of the texts; see ``make_loader``.
+
+    Args:
+      texts: records in order, repeated as often as is wanted.
+      epoch_len: records of one pass.
+      endless: the texts have no end: every row of a batch is a stream of its own.
+    """
     local = batch_size // process_count
     first = local * process_index
-    if num_epochs is not None:
-        rows = FiniteRows(texts, recipe, len(corpus), first, local, batch_size)
-        return _prefetched(rows.batch(local), config.prefetch)
-    blocks = StreamRows(texts, recipe, len(corpus), range(first, first + local), batch_size)
-    workers = _worker_count(config.num_workers, local)
+    if not endless:
+        rows = FiniteRows(texts, recipe, epoch_len, first, local, batch_size)
+        return _prefetched(rows.batch(local), prefetch)
+    blocks = StreamRows(texts, recipe, epoch_len, range(first, first + local), batch_size)
+    workers = _worker_count(num_workers, local)
     if not workers:
-        return _prefetched(blocks, config.prefetch)
+        return _prefetched(blocks, prefetch)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, which only absl programs parse
-    options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=config.prefetch)
+    options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
     return iter(blocks.mp_prefetch(options).batch(workers, batch_fn=_interleave))
 
 
@@ -110,14 +141,30 @@ def _infilling(name: str, objective: str | None) -> Infilling:
     return INFILLING_PRESETS[name].only(objective)
 
 
-def _check(
+class _Buffers(Protocol):
+    """What the options of pretraining and of fine-tuning share."""
+
+    @property
+    def open_rows(self) -> int: ...
+    @property
+    def num_workers(self) -> int: ...
+    @property
+    def prefetch(self) -> int: ...
+
+
+def check_arguments(
     batch_size: int,
     seq_len: int,
     seed: int,
     process_index: int,
     process_count: int,
-    config: DataConfig,
+    config: _Buffers,
 ) -> None:
+    """Refuses arguments of a loader that fit nothing.
+
+    Raises:
+      UserError: one of them does.
+    """
     if batch_size < 1 or batch_size % process_count:
         raise UserError(f"batch_size {batch_size} does not divide among {process_count} processes")
     if not 0 <= process_index < process_count:
@@ -135,8 +182,8 @@ class StreamRows(grain.IterDataset):
 
     def __init__(
         self,
-        texts: grain.MapDataset,
-        recipe: Recipe,
+        texts: Texts,
+        recipe: RowRecipe,
         epoch_len: int,
         indices: range,
         count: int,
@@ -185,8 +232,8 @@ class FiniteRows(grain.IterDataset):
 
     def __init__(
         self,
-        texts: grain.MapDataset,
-        recipe: Recipe,
+        texts: Texts,
+        recipe: RowRecipe,
         epoch_len: int,
         first: int,
         local: int,
@@ -202,7 +249,9 @@ class FiniteRows(grain.IterDataset):
 
 
 class _FiniteRowsIterator(grain.DatasetIterator):
-    def __init__(self, stream: RowStream, recipe: Recipe, first: int, local: int, batch_size: int):
+    def __init__(
+        self, stream: RowStream, recipe: RowRecipe, first: int, local: int, batch_size: int
+    ):
         super().__init__()
         self._stream, self._row = stream, 0  # row of the whole sequence that comes next
         self._first, self._local, self._batch_size = first, local, batch_size

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +23,6 @@ from glm_jax.text.tokenizer import Tokenizer
 # token there, one past its last. The first two are the "example index" that seeds its randomness.
 SampleId = tuple[int, int, int]
 _OFFSET_BITS = 24
-_ADDED = ("cls", "eos", "pad")  # command tokens that this module puts in
 _TRIES = 8  # draws of an example that turns out longer than a row, before it is dropped
 _SHORTEST = 32  # tokens of a sample cut short
 _FILL = 24  # empty slots of a row that are worth filling with a piece of a long document
@@ -65,14 +64,22 @@ class Recipe:
     seed: int
     isolate: bool = True
     open_rows: int = 16
-    cls: int = dataclasses.field(init=False)
+    start: tuple[int, ...] = dataclasses.field(init=False)
+    """[CLS], where the vocabulary has it (ChatGLM-6B's has not)."""
     eos: int = dataclasses.field(init=False)
     pad: int = dataclasses.field(init=False)
 
     def __post_init__(self):
         # The ids that are added here; raises ValueError for a vocabulary without one of them.
-        for name, token in zip(_ADDED, self.tokenizer.special.require(*_ADDED), strict=True):
-            object.__setattr__(self, name, token)
+        special = self.tokenizer.special
+        eos, pad = special.require("eos", "pad")
+        start = () if special.cls is None else (special.cls,)
+        for name, value in (("start", start), ("eos", eos), ("pad", pad)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def share_rows(self) -> bool:
+        return True
 
     def document(self, text: str) -> Int[np.ndarray, "n"]:
         """Tokens of a document and its eos; nothing for a blank text."""
@@ -117,7 +124,7 @@ class Recipe:
     def example(self, document: Int[np.ndarray, "n"], sample: SampleId) -> tuple | None:
         """The (example, objective) of a sample; None if it has none, or none that fits a row."""
         position, begin, end = sample
-        tokens = np.concatenate([np.array([self.cls], np.int32), document[begin:end]])
+        tokens = np.concatenate([np.array(self.start, np.int32), document[begin:end]])
         rng = self._rng(position, begin, draw=0)
         ends = self.tokenizer.sentence_ends
         for _ in range(_TRIES):
@@ -127,6 +134,31 @@ class Recipe:
         return None
 
 
+class RowRecipe(Protocol):
+    """What turns the records of a data set into rows: ``Recipe`` for blank infilling.
+
+    A document is whatever has a length; the sample ``begin`` to ``cut(document, ...)`` of it gives
+    one example. Nothing may depend on anything but the record, its position and the seed.
+    """
+
+    @property
+    def seq_len(self) -> int: ...
+    @property
+    def pad(self) -> int: ...
+    @property
+    def isolate(self) -> bool: ...
+    @property
+    def open_rows(self) -> int: ...
+    @property
+    def share_rows(self) -> bool:
+        """Whether a row holds several examples."""
+        ...
+
+    def document(self, text: Any, /) -> Sized: ...
+    def cut(self, document: Any, position: int, begin: int, free: Sequence[int], /) -> int: ...
+    def example(self, document: Any, sample: SampleId, /) -> tuple[Example, int] | None: ...
+
+
 class RowStream:
     """Rows of the documents ``index, index + count, index + 2 count, ...`` of a sequence of texts.
 
@@ -134,7 +166,7 @@ class RowStream:
     which are made again from their texts when a state is restored.
     """
 
-    def __init__(self, recipe: Recipe, texts: Texts, epoch_len: int, index: int, count: int):
+    def __init__(self, recipe: RowRecipe, texts: Texts, epoch_len: int, index: int, count: int):
         self._recipe, self._texts, self._epoch_len = recipe, texts, epoch_len
         self._first, self._count = index, count
         self._reset()
@@ -142,8 +174,10 @@ class RowStream:
     def _reset(self) -> None:
         r = self._recipe
         self._position, self._offset = self._first, 0  # of the next sample
-        self._document: Int[np.ndarray, "n"] | None = None
-        self._packer = Packer(r.seq_len, r.pad, isolate=r.isolate, open_rows=r.open_rows)
+        self._document: Sized | None = None
+        self._packer = Packer(
+            r.seq_len, r.pad, isolate=r.isolate, open_rows=r.open_rows, share_rows=r.share_rows
+        )
         self._ready: collections.deque[Row] = collections.deque()
         self._before = self._snapshot()  # when none of the ready rows was made yet
         self._taken = 0  # how many rows made since then were handed out
@@ -208,7 +242,7 @@ class RowStream:
         self._offset = self._recipe.cut(self._document, self._position, begin, self._packer.free())
         return self._position, begin, self._offset
 
-    def _load(self, position: int) -> Int[np.ndarray, "n"]:
+    def _load(self, position: int) -> Sized:
         self._fruitless += 1
         if self._fruitless > 2 * self._epoch_len + 100:
             raise UserError(

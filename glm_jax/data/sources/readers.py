@@ -56,7 +56,7 @@ def _read_txt(path: Path, text_field: str) -> Iterator[Record]:
     lines: list[bytes] = []
     first = number = 1
     size = 0
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         lines.append(line)
         size += len(line)
         if size >= TXT_DOCUMENT_BYTES:
@@ -67,7 +67,7 @@ def _read_txt(path: Path, text_field: str) -> Iterator[Record]:
 
 
 def _read_jsonl(path: Path, text_field: str) -> Iterator[Record]:
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if line.strip():
             record = f"line {number}"
             _, text = _decoded(path, record, line)
@@ -136,7 +136,7 @@ def _decoded(path: Path, record: str, raw: bytes) -> Record:
         return record, BadRecordError(path, record, reason)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines of a plain or compressed file; a broken stream ends in a BadRecordError."""
     number = 0
     try:
