@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
-import re
 from collections.abc import AsyncIterator, Sequence
-from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -18,6 +14,7 @@ from glm_jax.serve.chat import chat_completions
 from glm_jax.serve.completions import completions
 from glm_jax.serve.engine import Engine
 from glm_jax.serve.guard import Guard
+from glm_jax.serve.page import page_response
 from glm_jax.serve.parameters import ChatRequest, CompletionRequest
 from glm_jax.serve.served import Served
 
@@ -41,8 +38,6 @@ def make_app(
     app = FastAPI(title="glm_jax", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(Guard, keys=keys, most_bytes=most_bytes, metrics=engine.metrics)
     errors.install(app, engine.metrics)
-    page = resources.files("glm_jax.serve").joinpath("page.html").read_text()
-    policy = content_policy(page)
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, http: Request) -> Any:
@@ -74,25 +69,9 @@ def make_app(
 
     @app.get("/", include_in_schema=False)
     async def chat_page() -> HTMLResponse:
-        headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
-        return HTMLResponse(page, headers=headers)
+        return page_response()
 
     return app
-
-
-def content_policy(page: str) -> str:
-    """A policy under which the page's own script and style run, and nothing else ever does."""
-
-    def hashes(tag: str) -> str:
-        found = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        digests = (hashlib.sha256(text.encode()).digest() for text in found)
-        return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
-
-    return (
-        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; "
-        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    )
 
 
 def _out(answer: Any) -> Any:

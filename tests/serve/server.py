@@ -67,15 +67,15 @@ def running(engine: Engine, served: Served, **options) -> Iterator[str]:
         assert not thread.is_alive()
 
 
-def slow_down(monkeypatch, seconds: float = 0.02) -> None:
+def slow_down(monkeypatch, seconds: float = 0.02, rows: type = Rows) -> None:
     """Makes every step of writing take this long; for an engine with ``burst=0``."""
-    write = Rows.write
+    write = rows.write
 
     def slowly(self, *args, **kwargs):
         time.sleep(seconds)
         return write(self, *args, **kwargs)
 
-    monkeypatch.setattr(Rows, "write", slowly)
+    monkeypatch.setattr(rows, "write", slowly)
 
 
 def wait_for(condition, seconds: float = 20.0) -> None:
