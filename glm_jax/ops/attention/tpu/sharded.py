@@ -41,9 +41,9 @@ def tpu_attention(
         return local(q, k, v, k_start, k_end)
     queries = spec(("batch", "length", "heads", None), q.shape, mesh)
     keys = spec(("batch", None, "kv_heads", None), k.shape, mesh)
-    batch, length, heads, kv_heads = (*queries[:3], keys[2])
+    batch, length, heads, kv_heads = (_axes(x) for x in (*queries[:3], keys[2]))
     if heads != kv_heads and not _one_key_head(q, k, heads, mesh):
-        heads, kv_heads = None, None
+        heads, kv_heads = (), ()
     chosen = functools.partial(_own_key_head, axes=heads) if heads != kv_heads else lambda q, k: k
 
     def shard(q, k, v, k_start, k_end):
@@ -74,9 +74,14 @@ def _local(q, k, v, k_start, k_end, *, vmem: int, interpret: bool) -> Array:
     return range_attention(Plan(*choose(problem), interpret), q, k, v, k_start, k_end)
 
 
+def _axes(entry) -> tuple[str, ...]:
+    """Mesh axes of one entry of a PartitionSpec, which holds a single name bare."""
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())
+
+
 def _one_key_head(q: Array, k: Array, axes, mesh) -> bool:
     """Whether the query heads of each shard share one key head, as 32 over 4 do with 2."""
-    mine = q.shape[2] // math.prod(mesh.shape[a] for a in axes or ())
+    mine = q.shape[2] // math.prod(mesh.shape[a] for a in axes)
     return (q.shape[2] // k.shape[2]) % mine == 0
 
 
