@@ -11,15 +11,15 @@ help:  ## what there is
 demo: install  ## train a small GLM on this Python's documentation, then fill blanks (demo/)
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m train.demo
 
-test: lint  ## lint and all tests, on CPU
-	$(BIN)/pytest -n 2 -q
+test: lint  ## lint and all tests but the longest TPU compiles, on CPU
+	$(BIN)/pytest -n 2 -q -m "not slow"
 
 lint: install  ## ruff and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 
-test-tpu-compile: install  ## only the tests that run the TPU compiler
+test-tpu-compile: install  ## all tests that run the TPU compiler, the long ones too
 	$(BIN)/pytest -q -m tpu_compile
 
 install: $(VENV)/.installed  ## .venv with the tested set of packages

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.tpu import marks, run_program
+from tests.tpu import long_compile, marks, run_program
 
 pytestmark = marks
 
@@ -49,9 +49,9 @@ print(json.dumps({
     ("name", "length", "cache_dtype", "group"),
     [
         ("chatglm2-6b", 8192, "same", 0),
-        ("chatglm2-6b", 8192, "int8", 0),
-        ("chatglm2-6b", 8192, "same", 128),
-        ("chatglm-6b", 2048, "same", 0),
+        pytest.param("chatglm2-6b", 8192, "int8", 0, marks=long_compile),
+        pytest.param("chatglm2-6b", 8192, "same", 128, marks=long_compile),
+        pytest.param("chatglm-6b", 2048, "same", 0, marks=long_compile),
     ],
 )
 def test_decoding_with_int4_weights_takes_less_than_6_gb(name, length, cache_dtype, group):

@@ -26,6 +26,8 @@ marks = [
     pytest.mark.tpu_compile,
     pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu not installed"),
 ]
+# Too long for `make test`: `make test-tpu-compile` runs them as well.
+long_compile = pytest.mark.slow
 
 
 def run_program(program: str, *arguments: str, timeout: int = 800) -> dict[str, Any]:

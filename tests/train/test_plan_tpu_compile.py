@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.tpu import HBM_GIB, marks
+from tests.tpu import HBM_GIB, long_compile, marks
 from train import plan
 
 pytestmark = marks
@@ -20,6 +20,7 @@ def ask(words, capsys):
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+@long_compile
 def test_a_training_step_and_its_traffic(capsys):
     words = "--model bench-120m --topology v5p-8 --seq-len 1024 --batch-per-chip 2"
     answer = ask(words, capsys)

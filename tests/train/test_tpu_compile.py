@@ -3,9 +3,9 @@
 No TPU is needed: libtpu compiles for a topology that is described to it.
 """
 
-from tests.tpu import HBM_GIB, marks, run_program
+from tests.tpu import HBM_GIB, long_compile, marks, run_program
 
-pytestmark = marks
+pytestmark = [*marks, long_compile]
 
 PROGRAM = """
 import json, sys
