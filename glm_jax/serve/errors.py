@@ -67,6 +67,8 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         message = error.detail
         if error.status_code in (404, 405):
             message = f"there is no {request.method} {request.url.path}; see /openapi.json"
+        elif error.status_code == 400:  # of FastAPI, for bytes that are no text or nested too deep
+            message = "the body is no JSON that can be read"
         return answer(error.status_code, message)
 
     @app.exception_handler(Exception)

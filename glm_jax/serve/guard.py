@@ -49,7 +49,10 @@ class Guard:
         status, message = refused
         self._metrics.refused.labels(str(status)).inc()
         # What is left of the body is not read, so the connection is of no further use.
-        answer = JSONResponse(body_of(status, message), status, {"Connection": "close"})
+        headers = {"Connection": "close"}
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        answer = JSONResponse(body_of(status, message), status, headers)
         return await answer(scope, receive, send)
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
