@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -18,7 +19,7 @@ def load(
     directory: epath.PathLike,
     dtype: Any | None = None,
     mesh: Mesh | None = None,
-    adapter: epath.PathLike | Adapter | None = None,
+    adapter: epath.PathLike | Adapter | Sequence[epath.PathLike | Adapter] | None = None,
     quantize: Integers | None = None,
     group_size: int | None = None,
 ) -> GLM:
@@ -31,15 +32,18 @@ def load(
       dtype: of the weights in memory, such as ``"bfloat16"``; as stored by default. Integer weights
         stay integers.
       mesh: every weight is read straight into its shards on it; one device by default.
-      adapter: a prefix or a LoRA to put into it (``glm_jax.peft``), or its directory.
-      quantize: ``"int8"`` or ``"int4"``: the layers' matrices become integers, with the adapter
-        merged in.
+      adapter: a prefix or a LoRA to put into it (``glm_jax.peft``), or its directory; or several:
+        any number of LoRA, whose changes add up, and one prefix. A LoRA is merged into the
+        weights, or stays beside them where they are integers in the directory.
+      quantize: ``"int8"`` or ``"int4"``: the layers' matrices become integers, with every LoRA
+        merged in before.
       group_size: of ``quantize``: input columns per scale; None: one scale per output row.
 
     Raises:
       UserError: a part is missing, damaged, or does not fit the rest.
     """
     model = load_model(directory, mesh=mesh, dtype=dtype)
-    if adapter is not None:
-        model = attach(model, adapter if isinstance(adapter, Adapter) else load_adapter(adapter))
+    several = isinstance(adapter, Sequence) and not isinstance(adapter, str)
+    for one in adapter if several else () if adapter is None else (adapter,):
+        model = attach(model, one if isinstance(one, Adapter) else load_adapter(one))
     return model if quantize is None else quantization.quantize(model, quantize, group_size)

@@ -31,12 +31,14 @@ def quantize(model: GLM, to: Integers, group_size: int | None = None) -> GLM:
         per group. None: one scale per output row, as released.
 
     Raises:
-      UserError: the model holds integers already, or sizes that do not divide.
+      UserError: the model holds integers or LoRA already, or sizes that do not divide.
     """
     config = quantized_config(model.config, to, group_size)
     abstract = jax.eval_shape(lambda key: GLM(config, key), jax.random.key(0))
     plain: dict[str, Any] = {}
     have = flat_paths(to_plain(model))
+    if any(".lora." in name for name in have):
+        raise UserError("this model has LoRA beside its weights; merge_lora or quantize first")
     for name in flat_paths(to_plain(abstract)):
         if name.endswith("_scale"):
             continue

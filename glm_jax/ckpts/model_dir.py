@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from glm_jax.ckpts.checksums import checksums, damaged
-from glm_jax.ckpts.trees import differences, from_plain, to_plain
+from glm_jax.ckpts.trees import differences, flat_paths, from_plain, to_plain
 from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError, first_line
 from glm_jax.nn import GLM
@@ -49,7 +49,7 @@ def save_model(
 
     Raises:
       UserError: the directory exists and ``overwrite`` is False, it cannot be written, or the model
-        has a prefix, which belongs into an adapter.
+        has a prefix or LoRA, which belong into an adapter.
     """
     target = epath.Path(directory).absolute()
     if target.exists() and not overwrite:
@@ -61,6 +61,11 @@ def save_model(
             "the model with prefix set to None"
         )
     plain = dict(model) if isinstance(model, Mapping) else to_plain(model)
+    if any(".lora." in name for name in flat_paths(plain)):
+        raise UserError(
+            f"{target} holds a model alone: merge its LoRA first (glm_jax.peft.merge_lora), or "
+            "write it with glm_jax.peft.save_adapter"
+        )
     generation = {"stop_ids": list(config.stop_ids)} if generation is None else dict(generation)
     try:
         sums = {name: int(value) for name, value in jax.device_get(checksums(plain)).items()}

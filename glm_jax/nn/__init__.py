@@ -10,6 +10,7 @@ from glm_jax.nn.compute import Compute
 from glm_jax.nn.heads import ClassificationHead
 from glm_jax.nn.loss import lm_loss
 from glm_jax.nn.masks import causal_ranges, prefix_ranges
+from glm_jax.nn.stacks import cut_layers, joined_layers
 from glm_jax.nn.transformer import GLM
 from glm_jax.nn.unstacked import unstacked
 
@@ -19,6 +20,8 @@ __all__ = [
     "Compute",
     "KVCache",
     "causal_ranges",
+    "cut_layers",
+    "joined_layers",
     "lm_loss",
     "prefix_ranges",
     "unstacked",

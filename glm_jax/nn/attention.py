@@ -83,9 +83,9 @@ class Attention(nnx.Module):
         memory: Memory | None = None,
         prefix: LayerPrefix | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
-        q = constrain(rope(self.q_proj(x)), "batch", "length", "heads", "head_dim")
-        k = constrain(rope(self.k_proj(x)), "batch", "length", "kv_heads", "head_dim")
-        v = constrain(self.v_proj(x), "batch", "length", "kv_heads", "head_dim")
+        q = constrain(rope(self.q_proj(x, dropout_key)), "batch", "length", "heads", "head_dim")
+        k = constrain(rope(self.k_proj(x, dropout_key)), "batch", "length", "kv_heads", "head_dim")
+        v = constrain(self.v_proj(x, dropout_key), "batch", "length", "kv_heads", "head_dim")
         cache = None
         if memory is not None:
             cache, k, v = memory.cache.write(memory.layer, k, v, memory.slots)
@@ -100,4 +100,4 @@ class Attention(nnx.Module):
             q, k, v, keys.start, keys.end, implementation=compute.attention, dropout=drop
         )
         out = constrain(out, "batch", "length", "heads", "head_dim")
-        return self.o_proj(checkpoint_name(out, "attention_out")), cache
+        return self.o_proj(checkpoint_name(out, "attention_out"), dropout_key), cache

@@ -60,7 +60,7 @@ class Block(nnx.Module):
         )
         x = self._add(x, normed, dropout(out, self.dropout, drops[1]))
         normed = self.mlp_norm(x)
-        x = self._add(x, normed, dropout(self.mlp(normed), self.dropout, drops[2]))
+        x = self._add(x, normed, dropout(self.mlp(normed, drops[2]), self.dropout, drops[2]))
         return constrain(x, "batch", "length", "embed_activation"), cache
 
     def _add(self, x: Array, normed: Array, out: Array) -> Array:

@@ -21,6 +21,14 @@ Axes = tuple[tuple[str, int], ...]
 BITS = {"int8": 8, "int4": 4}
 
 
+class Beside(Protocol):
+    """What is added to a matrix's product: ``glm_jax.peft.Lora``."""
+
+    def __call__(
+        self, x: Float[Array, "..."], inputs: int, dropout_key: Array | None = None
+    ) -> Float[Array, "..."]: ...
+
+
 class Linear(nnx.Module):
     """Maps the last ``len(inputs)`` axes of its input onto the axes of ``outputs``."""
 
@@ -32,11 +40,16 @@ class Linear(nnx.Module):
         self.inputs_first = False
         self.weight = params.normal(key, shape, axes, std, dtype)
         self.bias = params.zeros(*_vector(outputs), dtype) if bias else None
+        self.lora: Beside | None = nnx.data(None)
 
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(
+        self, x: Float[Array, "..."], dropout_key: Array | None = None
+    ) -> Float[Array, "..."]:
+        """Args: dropout_key: of the LoRA, where there is one."""
         bias = None if self.bias is None else self.bias[...].astype(x.dtype)
         weight = self.weight[...].astype(x.dtype)
-        return linear(x, weight, bias, inputs=self.num_inputs, inputs_first=self.inputs_first)
+        y = linear(x, weight, bias, inputs=self.num_inputs, inputs_first=self.inputs_first)
+        return y if self.lora is None else y + self.lora(x, self.num_inputs, dropout_key)
 
 
 class QuantizedLinear(nnx.Module):
@@ -67,12 +80,17 @@ class QuantizedLinear(nnx.Module):
         self.weight_q = params.frozen(q, axes)
         self.weight_scale = params.frozen(scale, vector_axes + (("groups",) if group else ()))
         self.bias = params.zeros(vector_shape, vector_axes, dtype) if bias else None
+        self.lora: Beside | None = nnx.data(None)
 
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(
+        self, x: Float[Array, "..."], dropout_key: Array | None = None
+    ) -> Float[Array, "..."]:
+        """Args: dropout_key: of the LoRA, where there is one."""
         bias = None if self.bias is None else self.bias[...].astype(x.dtype)
         weight = self.weight_q[...], self.weight_scale[...]
         form = {"bits": self.bits, "inputs": self.num_inputs, "group": self.group}
-        return quantized_linear(x, *weight, bias, **form)
+        y = quantized_linear(x, *weight, bias, **form)
+        return y if self.lora is None else y + self.lora(x, self.num_inputs, dropout_key)
 
 
 class MakeLinear(Protocol):

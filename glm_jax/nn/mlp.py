@@ -26,11 +26,14 @@ class MLP(nnx.Module):
         self.up_proj = linear(keys[1], mlp, width, **common)
         self.down_proj = linear(keys[2], width, mlp, **small)
 
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        hidden = constrain(self.up_proj(x), "batch", "length", "mlp")
+    def __call__(
+        self, x: Float[Array, "B T D"], dropout_key: Array | None = None
+    ) -> Float[Array, "B T D"]:
+        """Args: dropout_key: of LoRA beside its matrices, where there is any."""
+        hidden = constrain(self.up_proj(x, dropout_key), "batch", "length", "mlp")
         if self.gate_proj is not None:
-            gate = constrain(self.gate_proj(x), "batch", "length", "mlp")
+            gate = constrain(self.gate_proj(x, dropout_key), "batch", "length", "mlp")
             hidden = jax.nn.silu(gate) * hidden
         else:
             hidden = jax.nn.gelu(hidden, approximate=self.activation == "gelu_tanh")
-        return self.down_proj(hidden)
+        return self.down_proj(hidden, dropout_key)

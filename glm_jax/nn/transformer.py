@@ -64,6 +64,7 @@ class GLM(nnx.Module):
         self.layers = params.stack(
             lambda k: Block(config, k, param_dtype), config.num_layers, keys[2]
         )
+        self.stacks: tuple[int, ...] = ()  # of their sizes, where there are several: nn.stacks
         self.final_norm = Norm(config, param_dtype)
         self.head = (
             None
@@ -234,7 +235,7 @@ class GLM(nnx.Module):
         cached: tuple[KVCache, Int[Array, " B"]] | None = None,
         prefix: LayerPrefix | None = None,
         collect: bool = False,
-    ):
+    ) -> tuple[Any, Any, Any]:
         """Scans the layers; returns the stream, the cache, and each layer's output if collected.
 
         Args:
@@ -257,12 +258,23 @@ class GLM(nnx.Module):
             return (x, cache), x if collect else None
 
         start = (x, None if cached is None else cached[0])
-        if isinstance(self.layers, nnx.List):  # glm_jax.nn.unstacked
+        if isinstance(self.layers, nnx.List) and not self.stacks:  # glm_jax.nn.unstacked
             return _each(body, start, self.layers, (drops, np.arange(count), prefix))
-        xs = (self.layers, drops, jnp.arange(count), prefix)
-        body = compute.checkpoint(body)
-        (x, cache), outs = jax.lax.scan(body, start, xs, unroll=min(compute.unroll, count))
-        return x, cache, outs
+        body, xs = compute.checkpoint(body), (drops, jnp.arange(count), prefix)
+        if not isinstance(self.layers, nnx.List):
+            return _scan(body, start, self.layers, xs, compute.unroll)
+        outs, first, cache = [], 0, start[1]
+        for size, stack in zip(self.stacks, self.layers, strict=True):
+            mine = jax.tree.map(lambda x, a=first, b=first + size: x[a:b], xs)
+            x, cache, out = _scan(body, (x, cache), stack, mine, compute.unroll)
+            outs, first = [*outs, out], first + size
+        return x, cache, None if outs[0] is None else jnp.concatenate(outs)
+
+
+def _scan(body, carry, layers, others, unroll: int) -> tuple[Any, Any, Any]:
+    count = len(others[1])
+    (x, cache), outs = jax.lax.scan(body, carry, (layers, *others), unroll=min(unroll, count))
+    return x, cache, outs
 
 
 def _each(body, carry, layers: nnx.List, others) -> tuple[Any, Any, Any]:

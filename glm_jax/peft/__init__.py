@@ -1,7 +1,31 @@
 """What is trained beside a model: prefixes (P-Tuning v2) and LoRA, their files, and their use."""
 
 from glm_jax.peft.adapter import Adapter, load_adapter, save_adapter
-from glm_jax.peft.attach import attach, lora_scale
+from glm_jax.peft.attach import attach
+from glm_jax.peft.lora import (
+    Lora,
+    add_lora,
+    attach_lora,
+    has_lora,
+    lora_params,
+    lora_scale,
+    lora_targets,
+    merge_lora,
+)
 from glm_jax.peft.prefix import PrefixEncoder
 
-__all__ = ["Adapter", "PrefixEncoder", "attach", "load_adapter", "lora_scale", "save_adapter"]
+__all__ = [
+    "Adapter",
+    "Lora",
+    "PrefixEncoder",
+    "add_lora",
+    "attach",
+    "attach_lora",
+    "has_lora",
+    "load_adapter",
+    "lora_params",
+    "lora_scale",
+    "lora_targets",
+    "merge_lora",
+    "save_adapter",
+]

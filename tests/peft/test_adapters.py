@@ -113,12 +113,6 @@ def test_lora_that_does_not_fit_is_refused(change, message):
         attach(MODEL, adapter)
 
 
-def test_lora_does_not_go_into_integers():
-    model = nn.GLM(CONFIG.replace(quantization="int8"), jax.random.key(0))
-    with pytest.raises(UserError, match="kept as integers"):
-        attach(model, lora_adapter())
-
-
 def test_lora_keeps_type_and_shards():
     model = jax.tree.map(lambda x: x.astype(jnp.bfloat16), MODEL)
     mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))
