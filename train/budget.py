@@ -6,29 +6,29 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train.options import Pretrain
-from train.run import Run
-from train.trainer import put_batch, sharded_init
+from train.session import Job
+from train.trainer import put_batch
 
 
-def within_time(run: Run) -> Pretrain:
+def within_time(job: Job) -> Any:
     """The options, with fewer steps where ``max_minutes`` asks for it; kept for resuming.
 
     Deciding once, before the first step, keeps the schedule whole: it ends where training ends.
     """
-    args = run.args
+    args = job.args
     path = Path(args.output) / "plan.json"
     if not args.max_minutes:
         return args
     if path.exists():
         steps = int(json.loads(path.read_text())["steps"])
     else:
-        seconds = seconds_per_step(run)
+        seconds = seconds_per_step(job)
         steps = max(1, min(args.steps, int(60 * args.max_minutes / seconds)))
         steps = int(multihost_utils.broadcast_one_to_all(np.int32(steps)))
         whole = path.with_suffix(".writing")
@@ -46,14 +46,14 @@ def within_time(run: Run) -> Pretrain:
     return dataclasses.replace(args, steps=steps, optimizer=optimizer)
 
 
-def seconds_per_step(run: Run, trials: int = 6) -> float:
+def seconds_per_step(job: Job, trials: int = 6) -> float:
     """Of a few steps on a state that is thrown away, compilation left out."""
-    state, step = sharded_init(run.init, jax.random.key(0), run.mesh), run.step()
-    batches = run.train_batches()
+    state, step = job.fresh(), job.step()
+    batches = job.train_batches()
     times = []
     for _ in range(trials):
         began = time.monotonic()
-        state, metrics = step(state, put_batch(next(batches), run.mesh))
+        state, metrics = step(state, put_batch(next(batches), job.mesh))
         jax.block_until_ready(metrics)
         times.append(time.monotonic() - began)
     batches.close()

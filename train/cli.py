@@ -14,19 +14,22 @@ __all__ = ["parse", "run"]
 T = TypeVar("T")
 
 
-def parse(defaults: Mapping[str, T], default: str, prog: str, argv: Sequence[str]) -> T:
+def parse(
+    defaults: Mapping[str, T], default: str, prog: str, argv: Sequence[str], option="--preset"
+) -> T:
     """The options of ``argv`` on top of those of the preset that ``--preset`` names.
 
     Args:
-      defaults: presets by name, all of one dataclass with a field ``preset``.
+      defaults: presets by name, all of one dataclass with a field for the option.
       default: the preset when none is named.
+      option: what names it.
 
     Raises:
       UserError: an unknown preset or option, or a value that its option does not take.
     """
-    name = _option(argv, "--preset") or default
+    name = _option(argv, option) or default
     if name not in defaults:
-        raise UserError(f"--preset {name} is unknown; there are {', '.join(defaults)}")
+        raise UserError(f"{option} {name} is unknown; there are {', '.join(defaults)}")
     chosen = defaults[name]
     return command_line.parse(type(chosen), prog, argv, chosen)
 

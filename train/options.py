@@ -1,4 +1,4 @@
-"""Every option of ``python -m train.pretrain``, as frozen dataclasses with their help."""
+"""The options of training and of ``python -m train.pretrain``, as frozen dataclasses with help."""
 
 from __future__ import annotations
 
@@ -79,7 +79,56 @@ class MultiTask:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretrain:
+class Training:
+    """What every run has, whatever it trains.
+
+    Raises:
+      ValueError: a count below 1, or micro-batches that do not divide the batch.
+    """
+
+    output: str = "runs/out"
+    """Directory of the run: checkpoints, log.jsonl, tensorboard, and what was trained."""
+    shared: str = ""
+    """Where checkpoints and the final model go instead: a place that all hosts of a pod see, such
+    as gs://bucket/run."""
+    steps: int = 1000
+    """Batches to train on. Does not move the schedule: see optimizer.schedule.decay-steps."""
+    batch_size: int = 8
+    """Rows of one update, over all devices and micro-batches."""
+    seq_len: int = 256
+    """Tokens per row."""
+    accumulate: int = 1
+    """Micro-batches per update; the mean is over tokens, however they fall on micro-batches."""
+    seed: int = 0
+    """Fixes initial weights, data order, masking and dropout."""
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of trained weights and optimizer state (compute.dtype is that of the arithmetic)."""
+    heldout_batches: int = 8
+    """Batches per objective of a held-out evaluation."""
+    keep: int = 3
+    """Checkpoints to keep."""
+    max_minutes: float = 0.0
+    """Where steps would take longer on this machine, train for fewer and shorten the schedule in
+    proportion; decided once, at the start, from the speed of a few trial steps. 0: no limit."""
+    distributed: bool = False
+    """Join the other hosts of a pod first (jax.distributed.initialize)."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    every: Intervals = field(default_factory=Intervals)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "seq_len", "accumulate", "heldout_batches", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is below 1")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"--accumulate {self.accumulate} does not divide --batch-size {self.batch_size}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain(Training):
     """Pretrains a GLM by blank infilling.
 
     Give a preset and change what you like; every default below is the chosen preset's:
@@ -97,47 +146,10 @@ class Pretrain:
     glm-10b-chinese, glm-10b-chinese-longer."""
     output: str = "runs/demo"
     """Directory of the run: checkpoints, log.jsonl, tensorboard, tokenizer, and the final model."""
-    shared: str = ""
-    """Where checkpoints and the final model go instead: a place that all hosts of a pod see, such
-    as gs://bucket/run."""
     tokenizer: str = ""
     """Directory with a tokenizer; empty: one is trained on the data first and kept in output."""
     vocab_size: int = 8192
     """Vocabulary of a tokenizer that has to be trained."""
-    steps: int = 1000
-    """Batches to train on. Does not move the schedule: see optimizer.schedule.decay-steps."""
-    batch_size: int = 8
-    """Rows of one update, over all devices and micro-batches."""
-    seq_len: int = 256
-    """Tokens per row."""
-    accumulate: int = 1
-    """Micro-batches per update; the mean is over tokens, however they fall on micro-batches."""
-    seed: int = 0
-    """Fixes initial weights, data order, masking and dropout."""
-    param_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of weights and optimizer state (compute.dtype is that of the arithmetic)."""
-    heldout_batches: int = 8
-    """Batches per objective of a held-out evaluation."""
-    keep: int = 3
-    """Checkpoints to keep."""
-    max_minutes: float = 0.0
-    """Where steps would take longer on this machine, train for fewer and shorten the schedule in
-    proportion; decided once, at the start, from the speed of a few trial steps. 0: no limit."""
-    distributed: bool = False
-    """Join the other hosts of a pod first (jax.distributed.initialize)."""
     model: Model = field(default_factory=Model)
     data: DataConfig = field(default_factory=DataConfig)
     multitask: MultiTask = field(default_factory=MultiTask)
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    every: Intervals = field(default_factory=Intervals)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    compute: Compute = field(default_factory=Compute)
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "seq_len", "accumulate", "heldout_batches", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is below 1")
-        if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"--accumulate {self.accumulate} does not divide --batch-size {self.batch_size}"
-            )

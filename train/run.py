@@ -10,43 +10,32 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from glm_jax.config import GLMConfig
-from glm_jax.data import INFILLING_PRESETS, OBJECTIVES, DataConfig, make_loader, open_corpus
+from glm_jax.ckpts import save_model
+from glm_jax.config import GLMConfig, flops_per_token, num_params
+from glm_jax.data import INFILLING_PRESETS, DataConfig, make_loader, open_corpus
 from glm_jax.errors import UserError
-from glm_jax.nn import GLM, Compute, lm_loss
+from glm_jax.nn import GLM, Compute
 from glm_jax.sharding import make_mesh
 from glm_jax.text import SentencePieceTokenizer, load_tokenizer, train_sentencepiece
 from train.heldout import Heldout, objectives_of
+from train.losses import blank_infilling_loss
 from train.mixing import MixedBatches
 from train.optim import Optimizer
 from train.options import Pretrain
-from train.trainer import Batch, LossFn, Parts, StepFn, TrainState, init_state, make_train_step
-
-
-def blank_infilling_loss(
-    config: GLMConfig, compute: Compute, embed_grad_scale: float = 1.0
-) -> LossFn:
-    """The loss of a batch of ``glm_jax.data``, with its share for each objective."""
-    dropped = config.embed_dropout or config.attention_dropout or config.hidden_dropout
-
-    def loss_fn(model: GLM, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Parts]:
-        total, nll = lm_loss(
-            model,
-            batch,
-            compute=compute,
-            dropout_key=key if dropped else None,
-            embed_grad_scale=embed_grad_scale,
-        )
-        parts = {}
-        for index, name in enumerate(OBJECTIVES):
-            weight = batch["loss_weights"] * (batch["objective"] == index)
-            parts[name] = (nll * weight).sum(), weight.sum()
-        return total, parts
-
-    return loss_fn
+from train.session import check_shapes
+from train.trainer import (
+    Batch,
+    StepFn,
+    TrainState,
+    abstract_state,
+    init_state,
+    make_train_step,
+    sharded_init,
+)
 
 
 @functools.cache
@@ -79,7 +68,7 @@ class Run:
         Raises:
           UserError: an option, a path or the data is bad.
         """
-        _check_directory(args.output)
+        check_directory(args.output)
         tokenizer_dir = _ensure_tokenizer(args)
         tokenizer = load_tokenizer(tokenizer_dir)
         try:
@@ -87,7 +76,8 @@ class Run:
             config = args.model.config(tokenizer.vocab_size, tokenizer.special)
         except ValueError as error:
             raise UserError(str(error)) from None
-        _check_shapes(args, config, mesh)
+        check_shapes(args, config, mesh)
+        _check_infilling(args)
         return cls(args, config, tokenizer, tokenizer_dir, mesh)
 
     def loader(
@@ -134,6 +124,14 @@ class Run:
         make_model = lambda key: GLM(self.config, key, param_dtype=dtype)
         return init_state(make_model, self.args.optimizer.make(), key)
 
+    def abstract(self) -> TrainState:
+        """Shapes, types and shardings of the state."""
+        return abstract_state(self.init, self.mesh)
+
+    def fresh(self) -> TrainState:
+        """The state before the first step."""
+        return sharded_init(self.init, jax.random.key(self.args.seed), self.mesh)
+
     def step(self) -> StepFn:
         """The jitted train step; the same object for the same options, so it compiles once."""
         args = self.args
@@ -152,8 +150,20 @@ class Run:
             "tokenizer": self.tokenizer.fingerprint,
         }
 
+    def title(self) -> str:
+        return f"{self.args.preset}: {num_params(self.config) / 1e6:.1f}M parameters"
 
-def _check_directory(output: str) -> None:
+    def flops_per_token(self) -> int:
+        return flops_per_token(self.config, self.args.seq_len)
+
+    def export(self, model: GLM, place: epath.Path) -> str:
+        """Writes ``place/model``."""
+        target = place / "model"
+        save_model(target, model, self.config, tokenizer_dir=self.tokenizer_dir, overwrite=True)
+        return f"model in {target}"
+
+
+def check_directory(output: str) -> None:
     try:
         Path(output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -173,19 +183,7 @@ def _ensure_tokenizer(args: Pretrain) -> Path:
     return path
 
 
-def _check_shapes(args: Pretrain, config: GLMConfig, mesh: Mesh) -> None:
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    micro = args.batch_size // args.accumulate
-    if micro % ways:
-        raise UserError(
-            f"--batch-size {args.batch_size} / --accumulate {args.accumulate} = {micro} rows do not"
-            f" divide over data x fsdp = {ways} devices"
-        )
-    if config.position == "learned" and args.seq_len > config.max_seq_len:
-        raise UserError(
-            f"--seq-len {args.seq_len} is longer than the model's {config.max_seq_len} positions; "
-            "see --model.max-seq-len"
-        )
+def _check_infilling(args: Pretrain) -> None:
     if args.data.infilling not in INFILLING_PRESETS:
         known = ", ".join(INFILLING_PRESETS)
         raise UserError(f"--data.infilling {args.data.infilling} is unknown; there are {known}")

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from glm_jax.peft import combine
 from glm_jax.sharding import batch_shardings, constrain, tree_shardings
 
 Batch = Mapping[str, Array]
@@ -29,6 +30,7 @@ class TrainState:
     step: Int[Array, ""]
     """Batches consumed, skipped ones included."""
     model: Any
+    """What is trained: the whole network, or its half of ``glm_jax.peft.partition``."""
     opt_state: Any
     skipped: Int[Array, ""]
     """Steps whose loss or gradient was not finite; they changed neither model nor opt_state."""
@@ -77,6 +79,9 @@ def make_train_step(
 ) -> StepFn:
     """The jitted step ``(state, batch) -> (state, metrics)``; the state given in is donated.
 
+    Where ``state.model`` is a part of the network it takes the rest as a third argument, which has
+    no gradient, no optimizer state, and stays where it is.
+
     Args:
       loss_fn: see ``LossFn``. The gradient is that of (sum of losses) / (sum of weights) over the
         whole batch, however many tokens each micro-batch holds.
@@ -85,9 +90,14 @@ def make_train_step(
       accumulate: micro-batches per update; it divides the batch.
     """
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, batch: Batch, rest: Any = None
+    ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (loss_sum, weight), parts, grads = _gradients(loss_fn, state.model, batch, key, accumulate)
+        whole = lambda model, batch, key: loss_fn(
+            model if rest is None else combine(model, rest), batch, key
+        )
+        (loss_sum, weight), parts, grads = _gradients(whole, state.model, batch, key, accumulate)
         total = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
         grads = jax.tree.map(lambda g: (g / total).astype(g.dtype), grads)
         loss, norm = loss_sum / total, optax.global_norm(grads)

@@ -12,20 +12,24 @@ from glm_jax.peft.lora import (
     lora_targets,
     merge_lora,
 )
+from glm_jax.peft.partition import Freezing, combine, partition
 from glm_jax.peft.prefix import PrefixEncoder
 
 __all__ = [
     "Adapter",
+    "Freezing",
     "Lora",
     "PrefixEncoder",
     "add_lora",
     "attach",
     "attach_lora",
+    "combine",
     "has_lora",
     "load_adapter",
     "lora_params",
     "lora_scale",
     "lora_targets",
     "merge_lora",
+    "partition",
     "save_adapter",
 ]

@@ -9,8 +9,8 @@ import pytest
 from glm_jax.nn import GLM, Compute
 from glm_jax.sharding import MeshConfig, make_mesh
 from tests.train.small import CONFIG, QUIET, batch
+from train.losses import blank_infilling_loss
 from train.optim import Optimizer
-from train.run import blank_infilling_loss
 from train.schedules import Schedule
 from train.trainer import init_state, make_train_step, put_batch, sharded_init
 

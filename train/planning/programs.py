@@ -18,9 +18,9 @@ from glm_jax.nn import GLM, Compute, KVCache, lm_loss
 from glm_jax.text.decoding_loop import PREFILL_CHUNK, Next, State, _read, write
 from glm_jax.text.sampling import RowSampling
 from train import trainer
+from train.losses import blank_infilling_loss
 from train.optim import Optimizer
 from train.planning.question import Question
-from train.run import blank_infilling_loss
 
 
 @dataclasses.dataclass(frozen=True)

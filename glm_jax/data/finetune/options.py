@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 Form = Literal["auto", "prompt_response", "conversations", "messages", "seq2seq", "text"]
 
@@ -16,7 +18,7 @@ class FinetuneData:
       ValueError: a share or a length that is none.
     """
 
-    files: tuple[str, ...] = ()
+    files: Annotated[tuple[str, ...], tyro.conf.arg(name="data")] = ()
     """JSONL files or globs (.jsonl, also .gz or .zst); or the path of a pair of text files with
     one example a line, without its endings .source and .target."""
     form: Form = "auto"

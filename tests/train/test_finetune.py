@@ -1,0 +1,190 @@
+"""``python -m train.finetune``: every method learns, changes nothing else, and goes on exactly."""
+
+import dataclasses
+import json
+import signal
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import glm_jax
+from glm_jax.ckpts import load_model, save_model
+from glm_jax.ckpts.trees import flat_paths, to_plain
+from glm_jax.errors import UserError
+from glm_jax.peft import combine, load_adapter
+from tests.chat.models import tiny_config, tiny_model
+from tests.text import tiny
+from tests.text.every import tiny_tokenizer
+from tests.train import runs
+from train import cli, finetune
+from train.finetuning.options import DEFAULTS
+from train.finetuning.run import FinetuneRun
+
+NAME = "glm-4-9b"
+CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Italy": "Rome", "Norway": "Oslo"}
+KNOWN = {"Spain": "Madrid", "Greece": "Athens", "China": "Beijing", "Peru": "Lima"}
+METHODS = {
+    "lora": ["--lora-targets", "all-linear", "--optimizer.schedule.peak", "0.02"],
+    "qlora": ["--base-quant", "int8", "--optimizer.schedule.peak", "0.02"],
+    "ptuning": ["--prefix-length", "4", "--optimizer.schedule.peak", "0.1"],
+    "full": [],
+    "freeze": ["--freeze", "embedding,layers.0"],
+}
+# The held-out loss that is left, of the loss before. Sixteen numbers a token are few, and most of
+# what is new (four names) is in the embedding and the head, which LoRA and prefixes leave alone.
+LEFT = {"lora": 0.6, "qlora": 0.6, "ptuning": 0.95, "full": 0.25, "freeze": 0.25}
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "tokenizer.model").write_bytes(tiny.ranks())
+    generation = {
+        "family": NAME, "prompt_format": NAME, "stop_ids": [tiny_tokenizer(NAME).special.eos]
+    }  # fmt: skip
+    save_model(folder / "model", tiny_model(NAME), tiny_config(NAME), generation=generation,
+               tokenizer_dir=folder / "tokenizer")  # fmt: skip
+    ask(folder / "train.jsonl", CAPITALS, "What is the capital of", "Capital of", "Capital, of")
+    ask(folder / "first.jsonl", KNOWN, "Where is the seat of", "Capital of")
+    first = ["--data", str(folder / "first.jsonl"), "--steps", "100"]
+    finetune.cli_main(words(folder, folder / "first", "full", *first))
+    (folder / "model").rename(folder / "random")
+    (folder / "first" / "model").rename(folder / "model")
+    return folder
+
+
+def ask(file, capitals, *questions):
+    lines = [
+        json.dumps({"prompt": f"{question} {country}?", "response": f"It is {city}."})
+        for question in questions
+        for country, city in capitals.items()
+    ]
+    file.write_text("\n".join(8 * lines) + "\n")
+
+
+def words(base, output, method, *options):
+    return [
+        str(base / "model"), "--data", str(base / "train.jsonl"), "--output", str(output),
+        "--method", "lora" if method == "qlora" else method,
+        "--steps", str(STEPS), "--batch-size", "8", "--seq-len", "48", "--mesh.data", "8",
+        "--optimizer.schedule.peak", "0.01", "--optimizer.schedule.warmup", "0",
+        "--every.save", "0", "--every.log", "1", "--compute.dtype", "float32",
+        "--compute.remat", "none", "--seed", "3", *METHODS[method], *options,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_of(base, tmp_path_factory):
+    """Each method's finished run, made when it is first asked for."""
+    made = {}
+
+    def of(method):
+        if method not in made:
+            made[method] = tmp_path_factory.mktemp("runs") / method
+            extra = ["--merge", "True"] if method == "lora" else []
+            finetune.cli_main(words(base, made[method], method, *extra))
+        return made[method]
+
+    return of
+
+
+def heldout(output):
+    lines = map(json.loads, (output / "log.jsonl").read_text().splitlines())
+    return [line["task"] for line in lines if line["kind"] == "heldout"]
+
+
+def loaded(base, output):
+    if (output / "adapter").exists():
+        return glm_jax.load(base / "model", adapter=output / "adapter")
+    return glm_jax.load(output / "model")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_learns_and_what_it_writes_loads(method, base, run_of):
+    output = run_of(method)
+    first, last = heldout(output)
+    assert last < LEFT[method] * first
+    model = loaded(base, output)
+    tok = glm_jax.load_tokenizer(base / "model")
+    assert len(glm_jax.Chat(model, tok, max_new_tokens=4).send("Capital of France?").text) < 100
+
+
+@pytest.mark.parametrize("method", ["lora", "ptuning"])
+def test_the_base_is_the_same_bit_for_bit(method, base, run_of):
+    kind = {"lora": "lora", "ptuning": "prefix"}[method]
+    assert load_adapter(run_of(method) / "adapter").kind == kind
+    args = cli.parse(DEFAULTS, "lora", "finetune", words(base, run_of(method), method), "--method")
+    run = FinetuneRun.make(args)
+    with jax.set_mesh(run.mesh):
+        state = run.fresh()
+        batch = {name: x[:8] for name, x in next(run.train_batches()).items()}
+        after, _ = run.step()(state, batch)
+    ours = flat_paths(to_plain(combine(after.model, run.rest)))
+    before = flat_paths(to_plain(load_model(base / "model")))
+    for name, x in before.items():
+        assert np.array_equal(np.asarray(ours[name]), np.asarray(x)), name
+    assert set(ours) - set(before)
+
+
+def test_merged_is_the_same_as_beside(base, run_of):
+    prompts = [[5, 6, 7, 8, 9, 10]]
+    [merged] = glm_jax.score(glm_jax.load(run_of("lora") / "model"), prompts)
+    [beside] = glm_jax.score(loaded(base, run_of("lora")), prompts)
+    np.testing.assert_allclose(merged, beside, atol=1e-5 * np.abs(beside).max())
+
+
+@pytest.mark.parametrize("method", ["lora", "freeze"])
+def test_a_run_in_two_parts_is_the_run_in_one(method, base, run_of, tmp_path):
+    finetune.cli_main(words(base, tmp_path, method, "--steps", "12"))
+    finetune.cli_main(words(base, tmp_path, method))
+    assert runs.losses(tmp_path) == runs.losses(run_of(method))
+    held = sum(f.stat().st_size for f in (tmp_path / "checkpoints").rglob("*") if f.is_file())
+    assert held > 0
+
+
+def test_after_kill_9_the_same_losses_follow(base, tmp_path):
+    def command(output):
+        own = words(base, output, "lora", "--steps", "60", "--every.save", "5", "--mesh.data", "1")
+        return [sys.executable, "-m", "train.finetune", *own]
+
+    status, _, err = runs.finish(command(tmp_path / "whole"))
+    assert status == 0, err
+    process = runs.start(command(tmp_path / "killed"))
+    log, end = tmp_path / "killed" / "log.jsonl", time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        if log.exists() and log.read_text().count('"train"') >= 25:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    status, out, err = runs.finish(command(tmp_path / "killed"))
+    assert status == 0, err
+    assert "resuming at step" in out
+    assert runs.losses(tmp_path / "killed") == runs.losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("lora", ["--lora-targets", "w_proj"], "target 'w_proj' is none of all-linear"),
+        ("freeze", ["--freeze", "layers.7"], "this model's layers are 0 to 1"),
+        ("full", ["--base-quant", "int8"], "--base-quant is for lora and ptuning"),
+        ("ptuning", ["--packing", "True"], "--packing True is not for ptuning"),
+        ("lora", ["--data", "nothing.jsonl"], "nothing.jsonl"),
+        ("lora", ["--chat-format", "gpt"], "gpt"),
+    ],
+)
+def test_mistakes_are_one_line(method, options, message, base, tmp_path):
+    with pytest.raises(UserError, match=message) as error:
+        finetune.cli_main(words(base, tmp_path, method, *options))
+    assert "\n" not in str(error.value)
+
+
+def test_every_method_has_defaults_that_parse():
+    for name, defaults in DEFAULTS.items():
+        assert dataclasses.asdict(defaults)["method"] == name

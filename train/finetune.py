@@ -1,0 +1,39 @@
+"""Fine-tuning: ``python -m train.finetune --help``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+import jax
+
+from train import cli, session
+from train.budget import within_time
+from train.finetuning.options import DEFAULTS, Finetune
+from train.finetuning.run import FinetuneRun
+
+
+def main(args: Finetune) -> bool:
+    """Trains, or goes on training, and writes an adapter or a model in the end.
+
+    Returns:
+      whether all steps are done (False: stopped on request, state saved).
+
+    Raises:
+      UserError: one line that says what is wrong.
+    """
+    session.join_hosts(args)
+    run = FinetuneRun.make(args)
+    with jax.set_mesh(run.mesh):
+        return session.train(dataclasses.replace(run, args=within_time(run)))
+
+
+def cli_main(argv: Sequence[str] | None = None) -> None:
+    """Parses the command line and trains."""
+    argv = sys.argv[1:] if argv is None else argv
+    main(cli.parse(DEFAULTS, "lora", "python -m train.finetune", argv, option="--method"))
+
+
+if __name__ == "__main__":
+    cli.run(cli_main)
