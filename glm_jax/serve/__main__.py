@@ -91,8 +91,13 @@ def main(argv: list[str]) -> None:
     socket = listen(args.host, args.port)
     app = _app(args, keys)
     url = f"http://{args.host}:{socket.getsockname()[1]}/"
-    _say(f"ready: {url} (chat page), {url}v1 (OpenAI's API)")
-    serve(app, socket, drain_seconds=args.drain_seconds, log_requests=args.log_requests)
+    serve(
+        app,
+        socket,
+        drain_seconds=args.drain_seconds,
+        log_requests=args.log_requests,
+        ready=lambda: _say(f"ready: {url} (chat page), {url}v1 (OpenAI's API)"),
+    )
     _say("stopped")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
@@ -32,10 +33,32 @@ def listen(host: str, port: int) -> socket.socket:
     return made
 
 
-def make_server(app: FastAPI, *, drain_seconds: int, log_requests: bool = False) -> uvicorn.Server:
-    """The server; on SIGTERM it closes its socket and waits for the answers being written."""
+class Server(uvicorn.Server):
+    """uvicorn's, which says when connections are taken."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]):
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+def make_server(
+    app: FastAPI,
+    *,
+    drain_seconds: int,
+    log_requests: bool = False,
+    ready: Callable[[], None] = lambda: None,
+) -> Server:
+    """The server; on SIGTERM it closes its socket and waits for the answers being written.
+
+    Args:
+      ready: called when the first connection can be made.
+    """
     level = "info" if log_requests else "warning"
-    return uvicorn.Server(
+    return Server(
         uvicorn.Config(
             app,
             log_level=level,
@@ -43,16 +66,24 @@ def make_server(app: FastAPI, *, drain_seconds: int, log_requests: bool = False)
             timeout_graceful_shutdown=drain_seconds,
             server_header=False,
             backlog=1024,
-        )
+        ),
+        ready,
     )
 
 
 def serve(
-    app: FastAPI, listening: socket.socket, *, drain_seconds: int, log_requests: bool = False
+    app: FastAPI,
+    listening: socket.socket,
+    *,
+    drain_seconds: int,
+    log_requests: bool = False,
+    ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, and returns when nobody is being answered."""
     # uvicorn raises the signal that ended it once more, when its own handlers are gone again: a
     # server that has drained ends well.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    make_server(app, drain_seconds=drain_seconds, log_requests=log_requests).run([listening])
+    make_server(app, drain_seconds=drain_seconds, log_requests=log_requests, ready=ready).run(
+        [listening]
+    )

@@ -24,8 +24,8 @@ def server(tmp_path_factory):
 
 
 def test_a_soak_leaves_nothing_behind(server):
-    assert httpx.get(f"{server.url}/health").status_code == 200
-    files = server.open_files()  # now that its loop runs
+    assert httpx.get(f"{server.url}/health").status_code == 200  # ready means ready
+    files = server.open_files()
     line = asyncio.run(
         soak(server.url, 120, clients=12, memory=server.resident_mb, files=server.open_files)
     )
