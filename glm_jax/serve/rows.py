@@ -124,11 +124,15 @@ class Rows:
 
 
 def _widths(most: int) -> tuple[int, ...]:
-    """Lengths to pad to: doubling, up to the longest there can be."""
-    widths = [most]
-    while widths[0] > _SHORTEST:
-        widths.insert(0, 1 << (widths[0] - 1).bit_length() - 1)
-    return tuple(widths)
+    """Lengths to pad to, up to the longest there can be: two sizes to every power of two, so that
+    a seventh of what is read is padding and not a quarter.
+
+    >>> _widths(200)
+    (32, 48, 64, 96, 128, 192, 200)
+    """
+    doubling = [1 << bits for bits in range(_SHORTEST.bit_length() - 1, most.bit_length())]
+    sizes = [size for power in doubling for size in (power, power + power // 2)]
+    return (*(size for size in sizes if size < most), most)
 
 
 def _piece(row: LaidOut, start: int, end: int, width: int) -> Piece:
