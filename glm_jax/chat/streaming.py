@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from glm_jax.chat import replies
 from glm_jax.chat.formats import ChatFormat
 from glm_jax.chat.message import Message
+from glm_jax.text.stops import StopTexts, begun
 from glm_jax.text.tokenizer import IncrementalDecoder, Tokenizer
 
 
@@ -100,37 +101,6 @@ class ReplyReader:
         return apart + text
 
 
-class StopTexts:
-    """Passes a text on up to where the first of some texts begins."""
-
-    def __init__(self, stop: Sequence[str]):
-        self._stop = tuple(text for text in stop if text)
-        self._held = ""
-        self.found = False
-
-    def push(self, text: str) -> str:
-        if self.found or not self._stop:
-            return "" if self.found else text
-        text = self._held + text
-        places = [at for stop in self._stop if (at := text.find(stop)) >= 0]
-        if places:
-            self.found, self._held = True, ""
-            return text[: min(places)]
-        keep = max(_begun(text, stop) for stop in self._stop)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-    def flush(self) -> str:
-        text, self._held = self._held, ""
-        return text
-
-
-def _begun(text: str, whole: str) -> int:
-    """Length of the longest beginning of ``whole``, but not all of it, that ends the text."""
-    longest = min(len(whole) - 1, len(text))
-    return next((n for n in range(longest, 0, -1) if text.endswith(whole[:n])), 0)
-
-
 class _View(Protocol):
     """Text in, text for people out, as far as it can no longer change."""
 
@@ -151,7 +121,7 @@ class _Plain:
             text = text.lstrip()
             self._begun = bool(text)
         cut = len(text.rstrip())
-        cut -= _begun(text[:cut], replies.PLACEHOLDER)
+        cut -= begun(text[:cut], replies.PLACEHOLDER)
         self._held = text[cut:]
         return text[:cut].replace(replies.PLACEHOLDER, replies.YEAR)
 

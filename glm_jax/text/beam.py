@@ -18,9 +18,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM, Compute
-from glm_jax.text.decoding_loop import NO_TOKEN, State, bucket, prefill, room
+from glm_jax.text.decoding_loop import NO_TOKEN, State, bucket, prefill, prepare, room
 from glm_jax.text.layout import LaidOut
-from glm_jax.text.sampling import NEVER, ban_repeated_ngrams
+from glm_jax.text.sampling import NEVER, ban, ban_repeated_ngrams
 from glm_jax.text.score import mesh_of
 
 # A float that loses against every real score and can still be compared and added to.
@@ -49,6 +49,7 @@ def beam_search(
     *,
     stop_ids: Sequence[int],
     no_repeat_ngram: int,
+    min_new: int = 0,
     vocab_limit: int | None,
     compute: Compute,
 ) -> list[list[int]]:
@@ -65,12 +66,13 @@ def beam_search(
         raise UserError(f"num_beams is {beams}; at most {vocab // 2} of {vocab} tokens")
     repeated = [row for row in rows for _ in range(beams)]
     stops = jnp.asarray([*stop_ids, *[NO_TOKEN] * (8 - len(stop_ids) % 8)], jnp.int32)
+    model = prepare(model, len(repeated))
     with mesh_of(model):
         state = prefill(model, repeated, bucket(limit, 16), compute)
         start = jnp.asarray([len(row.tokens) for row in repeated], jnp.int32)
         done = _search(
             model, state, start, stops, jnp.int32(limit), jnp.float32(length_penalty),
-            jnp.int32(vocab), beams=beams, ngram=no_repeat_ngram, compute=compute,
+            jnp.int32(vocab), jnp.int32(min_new), beams=beams, ngram=no_repeat_ngram, compute=compute,
         )  # fmt: skip
     answers = np.asarray(jax.device_get(done))
     return [[int(i) for i in answer if i != NO_TOKEN] for answer in answers]
@@ -85,6 +87,7 @@ def _search(
     limit: Int[Array, ""],
     length_penalty: Float[Array, ""],
     vocab: Int[Array, ""],
+    least: Int[Array, ""],
     *,
     beams: int,
     ngram: int,
@@ -107,12 +110,12 @@ def _search(
 
     def body(carry: tuple[Beams, Array]) -> tuple[Beams, Array]:
         now, step = carry
-        logits = now.state.logits
-        logits = jnp.where(jnp.arange(logits.shape[-1]) < vocab, logits, NEVER)
+        known = jnp.arange(now.state.logits.shape[-1]) < vocab
+        each = jax.nn.log_softmax(jnp.where(known, now.state.logits, NEVER))
         if ngram:
             slots = now.state.next.slot
-            logits = ban_repeated_ngrams(logits, now.state.tokens, slots, ngram)
-        each = jax.nn.log_softmax(logits).reshape(batch, beams, -1) + now.score[..., None]
+            each = ban_repeated_ngrams(each, now.state.tokens, slots, ngram)
+        each = ban(each, stops, step < least).reshape(batch, beams, -1) + now.score[..., None]
         # Of twice as many candidates as beams at most every second one ends, for one stop token.
         top, index = jax.lax.top_k(each.reshape(batch, -1), 2 * beams)
         beam, token = index // each.shape[-1], (index % each.shape[-1]).astype(jnp.int32)

@@ -22,7 +22,7 @@ from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM, Compute, KVCache, unstacked
 from glm_jax.text.layout import LaidOut, stack_rows
-from glm_jax.text.sampling import RowSampling, ban_repeated_ngrams, sample
+from glm_jax.text.sampling import RowSampling, ban, ban_repeated_ngrams, sample
 
 PREFILL_CHUNK = 2048
 NO_TOKEN = -1
@@ -222,6 +222,7 @@ def write(
     stop_ids: Int[Array, " N"],
     limit: Int[Array, " B"],
     until: Int[Array, ""],
+    least: Int[Array, ""] | None = None,
     *,
     ngram: int = 0,
     compute: Compute,
@@ -231,6 +232,7 @@ def write(
     Args:
       stop_ids: tokens that end a row (and are written).
       limit: tokens that each row may have in all.
+      least: tokens that each row has before a stop id may be chosen.
       ngram: no run of this many tokens comes twice; 0: no matter.
     """
 
@@ -242,6 +244,8 @@ def write(
         logits = state.logits
         if ngram:
             logits = ban_repeated_ngrams(logits, state.tokens, state.next.slot, ngram)
+        if least is not None:
+            logits = ban(logits, stop_ids, (state.made < least)[:, None])
         token = sample(logits, rows, state.seen, state.made)
         row = jnp.arange(len(token))
         at = jnp.where(active, state.next.slot, state.tokens.shape[1])

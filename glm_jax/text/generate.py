@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,8 +17,11 @@ from glm_jax.text.decoding_loop import State, bucket, decode_compute, prefill, p
 from glm_jax.text.layout import LaidOut
 from glm_jax.text.sampling import RowSampling
 from glm_jax.text.score import lay_out_all, mesh_of
+from glm_jax.text.stops import RowStop
+from glm_jax.text.tokenizer import Tokenizer
 
 Prompts = Sequence[Sequence[int]]
+_BETWEEN_TEXTS = 8  # tokens between two looks for stop texts
 
 
 def generate(
@@ -32,6 +36,9 @@ def generate(
     repetition_penalty: float = 1.0,
     no_repeat_ngram: int = 0,
     stop_ids: Sequence[int] | None = None,
+    stop: str | Sequence[str] = (),
+    tokenizer: Tokenizer | None = None,
+    min_new_tokens: int = 0,
     seed: int | Sequence[int] = 0,
     vocab_limit: int | None = None,
     num_samples: int = 1,
@@ -51,6 +58,8 @@ def generate(
       temperature: 0 takes the most likely token; the other settings as in ``RowSampling``.
       no_repeat_ngram: no run of this many tokens comes twice; 0: no matter.
       stop_ids: the config's by default; an empty sequence goes on to the end.
+      stop: texts that end an answer; the token that completes one is its last. Needs ``tokenizer``.
+      min_new_tokens: before so many no stop id is chosen.
       seed: of the sampling, for all prompts or for each.
       vocab_limit: ids from here on are never chosen, such as ``tok.vocab_size``.
       num_samples: answers per prompt; with more than one the result is a list per prompt.
@@ -64,19 +73,23 @@ def generate(
     Raises:
       UserError: a prompt breaks the family's rule or leaves no room, or a setting is out of range.
     """
-    _check(max_new_tokens, num_samples, num_beams, no_repeat_ngram)
+    _check(max_new_tokens, num_samples, num_beams, no_repeat_ngram, min_new_tokens)
+    texts = (stop,) if isinstance(stop, str) else tuple(stop)
+    if texts and tokenizer is None:
+        raise UserError("stop texts are found in decoded text; pass the tokenizer as well")
     rows = lay_out_all(model, prompts)
     if not rows:
         return []
     if num_beams > 1:
         from glm_jax.text.beam import beam_search
 
-        if temperature or num_samples > 1:
-            raise UserError("beam search has no temperature and gives one answer per prompt")
+        if temperature or num_samples > 1 or texts or repetition_penalty != 1:
+            raise UserError("beam search has no temperature, repetition penalty or stop texts, and "
+                            "gives one answer per prompt")  # fmt: skip
         return beam_search(
             model, rows, max_new_tokens, num_beams, length_penalty,
             stop_ids=stops(model.config, stop_ids), no_repeat_ngram=no_repeat_ngram,
-            vocab_limit=vocab_limit, compute=decode_compute(model, compute),
+            min_new=min_new_tokens, vocab_limit=vocab_limit, compute=decode_compute(model, compute),
         )  # fmt: skip
     seeds = np.broadcast_to(np.asarray(seed), (len(rows),))
     # Seeds of further samples are hashed, so that neighbouring seeds do not share texts.
@@ -94,8 +107,12 @@ def generate(
         stop_ids,
         no_repeat_ngram,
         compute,
+        least=min_new_tokens,
     )
-    answers = run.until(max_new_tokens)
+    if texts and tokenizer is not None:
+        answers = run.until_texts(max_new_tokens, [RowStop(tokenizer, texts) for _ in every])
+    else:
+        answers = run.until(max_new_tokens)
     if num_samples == 1:
         return answers
     return [answers[i : i + num_samples] for i in range(0, len(answers), num_samples)]
@@ -127,7 +144,7 @@ def stream(
     Raises:
       UserError: as ``generate``, when the first ids are asked for.
     """
-    _check(max_new_tokens, 1, 1, no_repeat_ngram)
+    _check(max_new_tokens, 1, 1, no_repeat_ngram, 0)
     if every < 1:
         raise UserError(f"every is {every}; it must be at least 1")
     sampling = RowSampling.make(
@@ -160,12 +177,15 @@ def stops(config: GLMConfig, stop_ids: Sequence[int] | None) -> tuple[int, ...]:
     return tuple(chosen)
 
 
-def _check(max_new_tokens: int, num_samples: int, num_beams: int, ngram: int) -> None:
+def _check(
+    max_new_tokens: int, num_samples: int, num_beams: int, ngram: int, min_new_tokens: int
+) -> None:
     for name, value, least in (
         ("max_new_tokens", max_new_tokens, 1),
         ("num_samples", num_samples, 1),
         ("num_beams", num_beams, 1),
         ("no_repeat_ngram", ngram, 0),
+        ("min_new_tokens", min_new_tokens, 0),
     ):
         if value < least:
             raise UserError(f"{name} is {value}; it must be at least {least}")
@@ -213,8 +233,10 @@ class _Run:
         ngram: int,
         compute: Compute | None,
         remember: Remembered | None = None,
+        least: int = 0,
     ):
         self._remember = remember
+        self._least = jnp.int32(least) if least else None
         self._model, self._sampling, self._ngram = prepare(model, len(rows)), sampling, ngram
         self._compute = decode_compute(model, compute)
         self._stops = stops(model.config, stop_ids)
@@ -241,7 +263,7 @@ class _Run:
         with mesh_of(self._model):
             self._state = write(
                 self._model, self._state, self._sampling, padded, self._limits,
-                jnp.int32(count), ngram=self._ngram, compute=self._compute,
+                jnp.int32(count), self._least, ngram=self._ngram, compute=self._compute,
             )  # fmt: skip
         tokens, made, done = jax.device_get(
             (self._state.tokens, self._state.made, self._state.done)
@@ -255,3 +277,19 @@ class _Run:
             ids = row[length : length + number].tolist()
             answers.append(ids[:-1] if ids and ids[-1] in self._stops else ids)
         return answers
+
+    def until_texts(self, most: int, rows: list[RowStop]) -> list[list[int]]:
+        """As ``until``, a row ended by its stop text as well; looked for every few tokens."""
+        read = [0] * len(rows)
+        for count in range(_BETWEEN_TEXTS, most + _BETWEEN_TEXTS, _BETWEEN_TEXTS):
+            answers = self.until(min(count, most))
+            for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+                row.push(answer[read[i] :])
+                read[i] = len(answer)
+            if self.finished:
+                break
+            found = jnp.asarray([row.at is not None for row in rows])
+            self._state = dataclasses.replace(self._state, done=self._state.done | found)
+            if found.all():
+                break
+        return [answer[: row.at] for answer, row in zip(answers, rows, strict=True)]

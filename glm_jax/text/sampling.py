@@ -181,3 +181,12 @@ def ban_repeated_ngrams(
     row = jnp.arange(len(history))[:, None]
     hits = jnp.zeros(logits.shape, bool).at[row, banned].max(same)
     return jnp.where(hits, NEVER, logits)
+
+
+def ban(
+    logits: Float[Array, "B V"], ids: Int[Array, " N"], where: Bool[Array, "..."]
+) -> Float[Array, "B V"]:
+    """-inf for some ids of the rows where it is wanted; ids below 0 are none."""
+    ids = jnp.where(ids < 0, logits.shape[-1], ids)
+    banned = jnp.zeros(logits.shape[-1], bool).at[ids].set(True, mode="drop")
+    return jnp.where(where & banned, NEVER, logits)
