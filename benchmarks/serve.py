@@ -68,7 +68,9 @@ def make_work(count: int) -> list[Work]:
     to read. Reading is bound by arithmetic, alone as in a crowd; only writing gains by a batch."""
     rng = np.random.default_rng(0)
     return [
-        Work(rng.integers(0, VOCAB - 128, rng.integers(4, 201)).tolist(), int(rng.integers(16, 193)))
+        Work(
+            rng.integers(0, VOCAB - 128, rng.integers(4, 201)).tolist(), int(rng.integers(16, 193))
+        )
         for _ in range(count)
     ]
 

@@ -108,6 +108,16 @@ def batch_shardings(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+    """The rows of a global batch that the devices of this process hold, ascending.
+
+    Two processes hold the same rows where the mesh cuts something else than the batch over them.
+    """
+    held = batch_shardings(mesh).addressable_devices_indices_map((batch_size,))
+    parts = [index[0].indices(batch_size) for index in held.values() if index]
+    return sorted({row for part in parts for row in range(*part)})
+
+
 def constrain(x: Array, *axes: str | None) -> Array:
     """Asks the compiler to lay ``x`` out by these logical axes; the identity without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -19,7 +19,7 @@ from glm_jax.config import GLMConfig, flops_per_token, num_params
 from glm_jax.data import INFILLING_PRESETS, DataConfig, make_loader, open_corpus
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM, Compute
-from glm_jax.sharding import make_mesh
+from glm_jax.sharding import local_rows, make_mesh
 from glm_jax.text import SentencePieceTokenizer, load_tokenizer, train_sentencepiece
 from train.heldout import Heldout, objectives_of
 from train.losses import blank_infilling_loss
@@ -91,8 +91,7 @@ class Run:
             batch_size=self.args.batch_size,
             seq_len=self.args.seq_len,
             seed=self.args.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=local_rows(self.mesh, self.args.batch_size),
             num_epochs=1 if split == "heldout" else None,
             objective=objective,
         )

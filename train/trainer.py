@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from glm_jax.peft import combine
-from glm_jax.sharding import batch_shardings, constrain, tree_shardings
+from glm_jax.sharding import RULES, batch_shardings, constrain, local_rows, tree_shardings
 
 Batch = Mapping[str, Array]
 Parts = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
@@ -64,9 +65,18 @@ def sharded_init(init: Callable[[Array], Any], key: Array, mesh: Mesh) -> Any:
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Array]:
-    """This process's rows (numpy) as global arrays, cut over the mesh's batch axes."""
+    """This process's rows (numpy) as global arrays, cut over the mesh's batch axes.
+
+    Args:
+      batch: the rows ``glm_jax.sharding.local_rows`` names, in that order.
+    """
     sharding = batch_shardings(mesh)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    shards = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    held = len(local_rows(mesh, shards))
+    put = lambda v: jax.make_array_from_process_local_data(
+        sharding, v, (len(v) * shards // held, *v.shape[1:])
+    )
+    return {name: put(value) for name, value in batch.items()}
 
 
 def make_train_step(

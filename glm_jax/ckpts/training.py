@@ -7,28 +7,23 @@ killed leaves whole checkpoints and a temporary folder that the next run removes
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from glm_jax.ckpts.checksums import checksums, damaged
+from glm_jax.ckpts.model_dir import barrier
+from glm_jax.ckpts.places import PlaceHandler, RestorePlace, Resumable, SavePlace
 from glm_jax.ckpts.trees import differences, flat_paths, from_plain, to_plain
 from glm_jax.errors import UserError, first_line
-
-
-class Resumable(Protocol):
-    """A data iterator as Grain's are; its state can be written as JSON."""
-
-    def get_state(self) -> Any: ...
-
-    def set_state(self, state: Any) -> None: ...
 
 
 class DamagedError(Exception):
@@ -50,8 +45,7 @@ class TrainCheckpoints:
 
     def __init__(self, directory: epath.PathLike, run: Mapping[str, Any], *, keep: int = 3):
         self.directory = epath.Path(directory).absolute()
-        # Each process saves the place of its own rows, so their number must stay.
-        self._run = json.loads(json.dumps({**run, "processes": jax.process_count()}))
+        self._run = json.loads(json.dumps(dict(run)))
         # One that cannot be made in the background (full disk) would be waited for 20 minutes.
         at_once = ocp.AsyncOptions(create_directories_asynchronously=False)
         options = ocp.CheckpointManagerOptions(
@@ -67,7 +61,7 @@ class TrainCheckpoints:
                 item_handlers={
                     "state": ocp.StandardCheckpointHandler(),
                     "checksums": ocp.StandardCheckpointHandler(),
-                    "data": _PerProcessTextHandler(),
+                    "data": PlaceHandler(),
                     "run": ocp.JsonCheckpointHandler(),
                 },
             )
@@ -87,7 +81,7 @@ class TrainCheckpoints:
             items = {
                 "state": ocp.args.StandardSave(plain),
                 "checksums": ocp.args.StandardSave(checksums(plain)),
-                "data": _SaveText(json.dumps(data.get_state())),
+                "data": SavePlace(data.get_state()),
                 "run": ocp.args.JsonSave(self._run),
             }
             self._check_room(plain)
@@ -103,7 +97,8 @@ class TrainCheckpoints:
 
         Args:
           like: the state's shapes, types and shardings (``jax.ShapeDtypeStruct``); the checkpoint
-            may have been written on another mesh.
+            may have been written on another mesh and by another number of processes. Each process
+            reads its own shards and its own place in the data.
 
         Returns:
           the state, or None when there is no checkpoint at all.
@@ -114,7 +109,7 @@ class TrainCheckpoints:
         steps = self.steps()
         for step in reversed(steps):
             try:
-                state, place = self._restore(step, like)
+                state, place = self._restore(step, like, data)
             except DamagedError as error:
                 warn(f"checkpoint {self.directory / str(step)} is damaged and left out: {error}")
                 self._set_aside(step)
@@ -169,7 +164,7 @@ class TrainCheckpoints:
                 f"{free / 1e6:,.1f} MB are free"
             )
 
-    def _restore(self, step: int, like: Any) -> tuple[Any, Any]:
+    def _restore(self, step: int, like: Any, data: Resumable) -> tuple[Any, Any]:
         plain = to_plain(like)
         with _as_damage():
             meta = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))
@@ -183,14 +178,13 @@ class TrainCheckpoints:
         items = {
             "state": ocp.args.StandardRestore(plain),
             "checksums": ocp.args.StandardRestore(sums),
-            "data": _RestoreText(),
+            "data": RestorePlace(data.get_state()),
         }
         with _as_damage():
             found = self._manager.restore(step, args=ocp.args.Composite(**items))
-            place = json.loads(found["data"])
         if bad := damaged(found["state"], jax.device_get(found["checksums"])):
             raise DamagedError(f"the numbers of {', '.join(bad[:3])} changed on disk")
-        return from_plain(found["state"], like), place
+        return from_plain(found["state"], like), found["data"]
 
     def _check_fits(self, step: int, run: Mapping[str, Any], wrong: str) -> None:
         where = self.directory / str(step)
@@ -210,6 +204,7 @@ class TrainCheckpoints:
             if target.exists():
                 target.rmtree()
             (self.directory / str(step)).rename(target)
+        barrier("glm_jax.TrainCheckpoints: damaged one set aside")
         self._manager.reload()
 
     @contextlib.contextmanager
@@ -232,35 +227,17 @@ def _replicated(like: Any) -> jax.sharding.Sharding | None:
 
 @contextlib.contextmanager
 def _as_damage() -> Iterator[None]:
+    """What cannot be read is damage, on every process where it is on one: all go on alike."""
+    error = None
     try:
         yield
     except jax.errors.JaxRuntimeError:
         raise  # out of device memory, say: the file is not to blame
-    except Exception as error:
+    except Exception as caught:
+        error = caught
+    if jax.process_count() > 1:
+        bad = np.flatnonzero(multihost_utils.process_allgather(np.asarray(error is not None)))
+        if bad.size and error is None:
+            raise DamagedError(f"process {bad[0]} cannot read it")
+    if error is not None:
         raise DamagedError(first_line(error)) from error
-
-
-class _PerProcessTextHandler(ocp.CheckpointHandler):
-    """One text file per process, because every process reads its own rows of the data."""
-
-    def _path(self, directory: epath.Path) -> epath.Path:
-        return directory / f"process_{jax.process_index()}-of-{jax.process_count()}.json"
-
-    def save(self, directory: epath.Path, args: _SaveText) -> None:
-        self._path(directory).write_text(args.text)
-
-    def restore(self, directory: epath.Path, args: _RestoreText) -> str:
-        del args
-        return self._path(directory).read_text()
-
-
-@ocp.args.register_with_handler(_PerProcessTextHandler, for_save=True)
-@dataclasses.dataclass
-class _SaveText(ocp.args.CheckpointArgs):
-    text: str
-
-
-@ocp.args.register_with_handler(_PerProcessTextHandler, for_restore=True)
-@dataclasses.dataclass
-class _RestoreText(ocp.args.CheckpointArgs):
-    pass

@@ -72,7 +72,8 @@ def beam_search(
         start = jnp.asarray([len(row.tokens) for row in repeated], jnp.int32)
         done = _search(
             model, state, start, stops, jnp.int32(limit), jnp.float32(length_penalty),
-            jnp.int32(vocab), jnp.int32(min_new), beams=beams, ngram=no_repeat_ngram, compute=compute,
+            jnp.int32(vocab), jnp.int32(min_new), beams=beams, ngram=no_repeat_ngram,
+            compute=compute,
         )  # fmt: skip
     answers = np.asarray(jax.device_get(done))
     return [[int(i) for i in answer if i != NO_TOKEN] for answer in answers]

@@ -64,6 +64,12 @@ def assert_same(ours, theirs):
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
+def share(process, processes, batch_size=4):
+    """The rows of one process of several."""
+    rows = batch_size // processes
+    return range(process * rows, (process + 1) * rows)
+
+
 def joined(parts):
     """Global batches from those of each process."""
     return [
@@ -94,10 +100,7 @@ def test_a_batch(config, tokenizer):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_global_batch_does_not_depend_on_the_number_of_processes(config, tokenizer, processes):
-    parts = [
-        take(loader(config, tokenizer, process_index=p, process_count=processes), 6)
-        for p in range(processes)
-    ]
+    parts = [take(loader(config, tokenizer, rows=share(p, processes)), 6) for p in range(processes)]
     assert parts[0][0]["tokens"].shape == (4 // processes, 96)
     assert_same(joined(parts), take(loader(config, tokenizer), 6))
 
@@ -115,6 +118,31 @@ def test_a_restart_goes_on_exactly(config, tokenizer, isolate):
         assert json.dumps(restarted.get_state()) == state
         assert_same(take(restarted, 3), expected)
     assert len(state) < 2000
+
+
+def test_the_place_outlives_a_change_of_processes_and_workers(config, tokenizer):
+    parts = [loader(config, tokenizer, rows=share(p, 4)) for p in range(4)]
+    for part in parts:
+        take(part, 3)
+    whole = {k: v for part in parts for k, v in part.get_state()["rows"].items()}
+    expected = joined([take(part, 3) for part in parts])
+    config = dataclasses.replace(config, num_workers=2)
+    halves = [loader(config, tokenizer, rows=rows) for rows in ([0, 3], [1, 2])]
+    found = []
+    for half in halves:
+        half.set_state({"rows": whole})
+        found.append(take(half, 3))
+        half.close()
+    for step, (first, second) in enumerate(zip(*found, strict=True)):
+        rows = [first["tokens"][0], *second["tokens"], first["tokens"][1]]
+        np.testing.assert_array_equal(rows, expected[step]["tokens"])
+
+
+def test_a_place_without_ones_rows_is_refused(config, tokenizer):
+    half = loader(config, tokenizer, rows=[0, 1])
+    take(half, 1)
+    with pytest.raises(UserError, match="has none of row 2 of the global batch"):
+        loader(config, tokenizer, rows=[2, 3]).set_state(half.get_state())
 
 
 def test_grains_checkpoint_handler_saves_it(config, tokenizer, tmp_path):
@@ -173,7 +201,7 @@ def test_a_finite_loader_has_the_same_rows_at_any_batch_size(config, tokenizer):
 
 
 def test_a_finite_loader_on_several_processes(config, tokenizer):
-    parts = [list(heldout(config, tokenizer, process_index=p, process_count=2)) for p in range(2)]
+    parts = [list(heldout(config, tokenizer, rows=share(p, 2))) for p in range(2)]
     assert_same(joined(parts), list(heldout(config, tokenizer)))
 
 
@@ -246,8 +274,8 @@ def test_short_samples(tokenizer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 6, "process_count": 4}, "batch_size 6 does not divide among 4 processes"),
-        ({"process_index": 2, "process_count": 2}, "process_index 2 is not below 2"),
+        ({"rows": [2, 1]}, r"rows \[2, 1\] are not ascending rows of a batch of 4"),
+        ({"rows": [4]}, r"rows \[4\] are not ascending rows of a batch of 4"),
         ({"seq_len": 16}, "seq_len 16 is too short; at least 32"),
         ({"seed": -1}, "seed -1 is not between"),
         ({"objective": "nsp"}, "objective 'nsp' is not one of mask, smask, gmask"),

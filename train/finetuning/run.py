@@ -25,7 +25,7 @@ from glm_jax.errors import UserError
 from glm_jax.nn import GLM, joined_layers
 from glm_jax.peft import attach, combine, partition, save_adapter
 from glm_jax.quantization import quantized_config
-from glm_jax.sharding import make_mesh, tree_shardings
+from glm_jax.sharding import local_rows, make_mesh, tree_shardings
 from glm_jax.text import load_tokenizer
 from glm_jax.text.tokenizer import Tokenizer
 from train.finetuning.methods import Method, as_type, method_of
@@ -112,8 +112,7 @@ class FinetuneRun:
             batch_size=args.batch_size,
             seq_len=args.seq_len,
             seed=args.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=local_rows(self.mesh, args.batch_size),
             num_epochs=num_epochs,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import grain
@@ -32,8 +33,7 @@ def make_finetune_loader(
     batch_size: int,
     seq_len: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     num_epochs: int | None = None,
 ) -> grain.DatasetIterator:
     """An iterator of batches, with Grain's ``get_state`` and ``set_state``.
@@ -47,13 +47,14 @@ def make_finetune_loader(
         pairs and texts.
       split: "train" (with the replay mixed in), "heldout", or "general": the held-out part of the
         replay.
-      batch_size, seq_len, process_index, process_count, num_epochs: as for
+      batch_size, seq_len, rows, num_epochs: as for
         ``glm_jax.data.make_loader``. An epoch is one of the task's data.
 
     Raises:
       UserError: an argument, a file or an example is bad; one line that names it.
     """
-    check_arguments(batch_size, seq_len, seed, process_index, process_count, options)
+    rows = range(batch_size) if rows is None else rows
+    check_arguments(batch_size, seq_len, seed, rows, options)
     _check_lengths(options, seq_len)
     recipe = FinetuneRecipe(tokenizer, config, _format(chat_format), options, seq_len, seed)
     task = open_records(options, split, chat_format)
@@ -71,8 +72,7 @@ def make_finetune_loader(
         recipe,
         len(task),
         batch_size=batch_size,
-        process_index=process_index,
-        process_count=process_count,
+        rows=rows,
         endless=num_epochs is None,
         num_workers=options.num_workers,
         prefetch=options.prefetch,

@@ -14,7 +14,7 @@ from glm_jax.errors import UserError
 from glm_jax.text.layout import lay_out
 from tests.chat.models import tiny_config
 from tests.data.finetune.files import FAMILIES, open_loader, pieces, take, talk, write
-from tests.data.test_pipeline import assert_same, joined
+from tests.data.test_pipeline import assert_same, joined, share
 from tests.text.every import released_tokenizer, tiny_tokenizer
 
 
@@ -94,8 +94,7 @@ def test_the_same_batches_on_any_number_of_processes(talks, packing):
     o = options(talks, packing=packing)
     for epochs, count in ((None, 4), (2, None)):
         whole = take("glm-4-9b", o, count, num_epochs=epochs)
-        parts = [take("glm-4-9b", o, count, num_epochs=epochs, process_index=i, process_count=2)
-                 for i in range(2)]  # fmt: skip
+        parts = [take("glm-4-9b", o, count, num_epochs=epochs, rows=share(i, 2)) for i in range(2)]
         assert_same(joined(parts), whole)
 
 
