@@ -12,7 +12,7 @@ Form = Literal["auto", "prompt_response", "conversations", "messages", "seq2seq"
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneData:
-    """What a model is fine-tuned on, and how it becomes batches. See docs/finetuning_data.md.
+    """What a model is fine-tuned on, and how it becomes batches. See docs/finetuning.md.
 
     Raises:
       ValueError: a share or a length that is none.
