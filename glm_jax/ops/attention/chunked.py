@@ -22,6 +22,11 @@ class _Statics(NamedTuple):
     k_block: int
     dropout_rate: float
 
+    def within(self, q: Array, k: Array) -> _Statics:
+        """No block is longer than what it is to hold."""
+        blocks = min(self.q_block, q.shape[1]), min(self.k_block, k.shape[1])
+        return _Statics(*blocks, self.dropout_rate)
+
 
 def chunked_attention(
     q: Float[Array, "B T N H"],
@@ -35,18 +40,70 @@ def chunked_attention(
     dropout: Dropout | None = None,
 ) -> Float[Array, "B T N H"]:
     """See ``glm_jax.ops.attention.attention``; rows are padded to whole blocks inside."""
-    b, t, n, h = q.shape
-    s, groups = k.shape[1], k.shape[2]
-    q_block, k_block = min(q_block, t), min(k_block, s)
-    grouped = _pad(q * h**-0.5, q_block).reshape(b, -1, groups, n // groups, h)
-    k_end = jnp.minimum(k_end, s)
-    # A padded query has an empty run; padded keys lie beyond every run.
-    starts, ends = _pad(k_start, q_block), _pad(k_end, q_block)
-    statics = _Statics(q_block, k_block, dropout.rate if dropout else 0.0)
+    statics = _Statics(q_block, k_block, dropout.rate if dropout else 0.0).within(q, k)
+    blocks = _blocks(statics, q, k, v, k_start, k_end)
     key = dropout.key if dropout else jax.random.key(0)
-    seed = jax.random.key_data(key)
-    out = _attend(statics, grouped, _pad(k, k_block), _pad(v, k_block), starts, ends, seed)
-    return out.reshape(b, -1, n, h)[:, :t]
+    out = _attend(statics, *blocks, jax.random.key_data(key))
+    return _rows(out, q)
+
+
+def chunked_forward(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    k_start: Int[Array, "B T"],
+    k_end: Int[Array, "B T"],
+    *,
+    q_block: int = 256,
+    k_block: int = 512,
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
+    """The output and the log-sum-exp of each query's scores, ``-HIDDEN`` where it sees nothing."""
+    statics = _Statics(q_block, k_block, 0.0).within(q, k)
+    blocks = _blocks(statics, q, k, v, k_start, k_end)
+    out, saved = _attend_fwd(statics, *blocks, None)
+    lse: Float[Array, "blocks B K G t"] = saved[-1]
+    return _rows(out, q), _rows(_join(lse.transpose(0, 1, 4, 2, 3)), q[..., 0])
+
+
+def chunked_backward(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    k_start: Int[Array, "B T"],
+    k_end: Int[Array, "B T"],
+    out: Float[Array, "B T N H"],
+    lse: Float[Array, "B T N"],
+    d_out: Float[Array, "B T N H"],
+    *,
+    q_block: int = 256,
+    k_block: int = 512,
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+    """Gradients of q, k and v in float32.
+
+    ``out`` and ``lse`` may be over more keys than these: dq is then what these add to it.
+    """
+    statics = _Statics(q_block, k_block, 0.0).within(q, k)
+    blocks = _blocks(statics, q, k, v, k_start, k_end)
+    turn = lambda x: _pad(x, statics.q_block).reshape(*blocks[0].shape[:4], *x.shape[3:])
+    lse = _split(turn(lse), statics.q_block).transpose(0, 1, 3, 4, 2)
+    saved = (*blocks, None, turn(out), lse)
+    dq, dk, dv = _gradients(statics, saved, turn(d_out), jnp.float32)
+    return _rows(dq, q) * q.shape[3] ** -0.5, dk[:, : k.shape[1]], dv[:, : k.shape[1]]
+
+
+def _blocks(statics, q, k, v, k_start, k_end):
+    """Queries scaled and grouped by key head, everything padded to whole blocks."""
+    (b, _, n, h), groups = q.shape, k.shape[2]
+    q_block, k_block, _ = statics
+    grouped = _pad(q * h**-0.5, q_block).reshape(b, -1, groups, n // groups, h)
+    # A padded query has an empty run; padded keys lie beyond every run.
+    starts, ends = _pad(k_start, q_block), _pad(jnp.minimum(k_end, k.shape[1]), q_block)
+    return grouped, _pad(k, k_block), _pad(v, k_block), starts, ends
+
+
+def _rows(x: Array, like: Array) -> Array:
+    """[B, padded T, K, G, ...] to the shape of ``like``."""
+    return x.reshape(len(x), -1, *like.shape[2:])[:, : like.shape[1]]
 
 
 def _pad(x: Array, block: int) -> Array:
@@ -137,6 +194,13 @@ def _attend_fwd(statics, q, k, v, starts, ends, seed):
 
 
 def _attend_bwd(statics, saved, d_out):
+    q, k, v = saved[:3]
+    dq, dk, dv = _gradients(statics, saved, d_out, q.dtype)
+    return dq, dk.astype(k.dtype), dv.astype(v.dtype), None, None, None
+
+
+def _gradients(statics, saved, d_out, dq_dtype):
+    """dq, and in float32 dk and dv."""
     q, k, v, starts, ends, seed, out, lse = saved
     size = statics.k_block
     split = [_split(x, statics.q_block) for x in (q, starts, ends, out, d_out)]
@@ -161,11 +225,11 @@ def _attend_bwd(statics, saved, d_out):
         first, last = _key_blocks(sb, eb, size)
         zero = jnp.zeros(qb.shape, jnp.float32)
         dq, *totals = jax.lax.fori_loop(first, last, body, (zero, *totals))
-        return tuple(totals), dq.astype(q.dtype)
+        return tuple(totals), dq.astype(dq_dtype)
 
     zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
     (dk, dv), dq = jax.lax.scan(one, zeros, (jnp.arange(lse.shape[0]), *split, lse))
-    return _join(dq), dk.astype(k.dtype), dv.astype(v.dtype), None, None, None
+    return _join(dq), dk, dv
 
 
 def _accumulate(total: Array, part: Array, index: Array, size: int) -> Array:

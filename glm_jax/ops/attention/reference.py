@@ -42,6 +42,21 @@ def reference_attention(
     dropout: Dropout | None = None,
 ) -> Float[Array, "B T N H"]:
     """See ``glm_jax.ops.attention.attention``."""
+    return _attend(q, k, v, k_start, k_end, dropout)[0]
+
+
+def reference_forward(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    k_start: Int[Array, "B T"],
+    k_end: Int[Array, "B T"],
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
+    """The output and the log-sum-exp of each query's scores, ``HIDDEN`` where it sees nothing."""
+    return _attend(q, k, v, k_start, k_end, None)
+
+
+def _attend(q, k, v, k_start, k_end, dropout: Dropout | None):
     b, t, n, h = q.shape
     s, groups = k.shape[1], k.shape[2]
     # Heads first, and the queries of a group as one long row: plain batched matrix products, which
@@ -55,9 +70,11 @@ def reference_attention(
     top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     weights = jnp.where(seen, jnp.exp(scores - top), 0.0)
     total = weights.sum(axis=-1, keepdims=True)
-    probs = weights / jnp.where(total == 0.0, 1.0, total)
+    safe = jnp.where(total == 0.0, 1.0, total)
+    probs = weights / safe
     if dropout is not None:
         probs = probs * dropout.keep(probs.shape)
     probs = probs.reshape(b, groups, -1, s).astype(v.dtype)
     out = jnp.einsum("BKXS,BKSH->BKXH", probs, v).reshape(b, groups, -1, t, h)
-    return out.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
+    lse = (top + jnp.log(safe)).transpose(0, 3, 1, 2, 4).reshape(b, t, n)
+    return out.transpose(0, 3, 1, 2, 4).reshape(b, t, n, h), lse
