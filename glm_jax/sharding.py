@@ -20,7 +20,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "length": ("context",),
     "vocab": ("tensor",),
-    "embed": ("fsdp",),
+    "embed": ("fsdp", "context"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
@@ -38,7 +38,7 @@ class MeshConfig:
     tensor: int = 1
     """Heads, MLP width and vocabulary cut over these."""
     context: int = 1
-    """The sequence cut over these."""
+    """The sequence cut over these, and parameters and optimizer state like fsdp."""
 
     def sizes(self, devices: int) -> tuple[int, ...]:
         """The four sizes for this many devices.
@@ -64,6 +64,12 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Sequence[Any] | None =
     sizes = config.sizes(len(devices))
     types = (AxisType.Auto,) * len(MESH_AXES)
     return jax.make_mesh(sizes, MESH_AXES, axis_types=types, devices=devices)
+
+
+def ways(axis: str) -> int:
+    """Over how many devices of the current mesh a logical axis is cut; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape.get(a, 1) for a in RULES.get(axis, ()))
 
 
 def spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Any) -> PartitionSpec:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -15,11 +17,15 @@ from glm_jax.nn.cache import KVCache
 from glm_jax.nn.compute import Compute
 from glm_jax.nn.linear import layer_linear
 from glm_jax.nn.positions import Rope
-from glm_jax.ops.attention import Dropout, attention
+from glm_jax.ops.attention import Dropout, LayerPrefix, Order, attention
 from glm_jax.sharding import constrain
 
 
-class Keys(NamedTuple):
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["start", "end"], meta_fields=["order"]
+)
+@dataclasses.dataclass(frozen=True)
+class Keys:
     """The run of keys each query sees; with a memory it counts the memory's slots.
 
     A prefix (P-Tuning) lies before the keys of every row. It is not counted here, and a query whose
@@ -28,26 +34,14 @@ class Keys(NamedTuple):
 
     start: Int[Array, "B T"]
     end: Int[Array, "B T"]
+    order: Order = "natural"
+    """Where the tokens of a row lie that is cut over ``context``. Runs count keys in the row's own
+    order in any case."""
 
     def after(self, prefix: int) -> Keys:
         """The same runs, counted in keys that have ``prefix`` more in front."""
-        return Keys(jnp.where(self.start == 0, 0, self.start + prefix), self.end + prefix)
-
-
-class LayerPrefix(NamedTuple):
-    """One layer's keys and values that stand before every row's own, never turned by positions."""
-
-    k: Float[Array, "P K H"]
-    v: Float[Array, "P K H"]
-
-    def before(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """[B, T, K, H] each to [B, P + T, K, H]."""
-
-        def join(mine: Array, theirs: Array) -> Array:
-            rows = jnp.broadcast_to(mine.astype(theirs.dtype), (len(theirs), *mine.shape))
-            return jnp.concatenate([rows, theirs], axis=1)
-
-        return join(self.k, k), join(self.v, v)
+        start = jnp.where(self.start == 0, 0, self.start + prefix)
+        return Keys(start, self.end + prefix, self.order)
 
 
 class Memory(NamedTuple):
@@ -91,13 +85,13 @@ class Attention(nnx.Module):
             cache, k, v = memory.cache.write(memory.layer, k, v, memory.slots)
             k, v = k.astype(q.dtype), v.astype(q.dtype)
         if prefix is not None:
-            k, v = prefix.before(k, v)
             keys = keys.after(len(prefix.k))
         drop = (
             Dropout(self.dropout, dropout_key) if self.dropout and dropout_key is not None else None
         )
         out = attention(
-            q, k, v, keys.start, keys.end, implementation=compute.attention, dropout=drop
-        )
+            q, k, v, keys.start, keys.end, implementation=compute.attention, dropout=drop,
+            prefix=prefix, order=keys.order,
+        )  # fmt: skip
         out = constrain(out, "batch", "length", "heads", "head_dim")
         return self.o_proj(checkpoint_name(out, "attention_out"), dropout_key), cache

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType
 
 from glm_jax.ops.attention import attention, tpu
+from glm_jax.ops.attention.context import LocalAttention
+from glm_jax.ops.attention.sharded import sharded_attention
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.kernel import Plan, range_attention
 
@@ -151,7 +153,7 @@ def test_on_a_mesh_it_gives_what_one_device_gives(kv_heads):
         f = lambda q, k, v: (attend(q, k, v, *ends) * weights).sum()
         return jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2)))
 
-    kernel = functools.partial(tpu.tpu_attention, vmem=2**26, interpret=True)
+    kernel = functools.partial(sharded_attention, LocalAttention("tpu", 2**26, interpret=True))
     axes = ("data", "fsdp", "tensor", "context")
     mesh = jax.make_mesh((2, 1, 2, 2), axes, axis_types=(AxisType.Auto,) * 4)
     with jax.set_mesh(mesh):

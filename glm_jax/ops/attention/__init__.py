@@ -11,8 +11,12 @@ from typing import Literal
 from jaxtyping import Array, Float, Int
 
 from glm_jax.ops.attention.chunked import chunked_attention
+from glm_jax.ops.attention.context import LocalAttention, Order
+from glm_jax.ops.attention.prefix import LayerPrefix
 from glm_jax.ops.attention.reference import Dropout, reference_attention
-from glm_jax.ops.attention.tpu import on_tpu, tpu_attention, vmem, why_not
+from glm_jax.ops.attention.sharded import sharded_attention
+from glm_jax.ops.attention.tpu import on_tpu, vmem, why_not
+from glm_jax.sharding import ways
 
 Implementation = Literal["auto", "reference", "chunked", "tpu"]
 
@@ -29,6 +33,8 @@ def attention(
     *,
     implementation: Implementation = "auto",
     dropout: Dropout | None = None,
+    prefix: LayerPrefix | None = None,
+    order: Order = "natural",
 ) -> Float[Array, "B T N H"]:
     """``softmax(q k / sqrt(H)) v`` over each query's run of keys, softmax in float32.
 
@@ -40,10 +46,13 @@ def attention(
         is ``tpu`` on TPUs where that takes the call (see ``tpu.why_not``; decoding and dropout it
         leaves), and chooses by size elsewhere, on GPUs as well: XLA's own fusions, unmeasured.
       dropout: rate and key for dropping attention probabilities.
+      prefix: keys before those of every row; the runs count it.
+      order: where the tokens of ``q``, ``k`` and ``v`` lie if their rows are cut over the mesh's
+        ``context`` axis; runs count keys in the row's own order in any case.
 
     Raises:
-      ValueError: heads that do not divide, an unknown implementation, or ``tpu`` for a call that
-        the kernel does not take.
+      ValueError: heads that do not divide, an unknown implementation, ``tpu`` for a call that the
+        kernel does not take, or rows in zig-zag order that cannot be cut so or with dropout.
     """
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"{q.shape[2]} query heads do not divide among {k.shape[2]} kv heads")
@@ -53,15 +62,28 @@ def attention(
     if implementation == "auto":
         small = q.shape[1] * k.shape[1] <= _REFERENCE_MAX_SCORES
         implementation = "reference" if small else "chunked"
-    if implementation == "reference":
-        return reference_attention(q, k, v, k_start, k_end, dropout=dropout)
-    if implementation == "chunked":
-        return chunked_attention(q, k, v, k_start, k_end, dropout=dropout)
-    if implementation == "tpu":
-        if refused:
-            raise ValueError(f"the TPU kernel does not take this call: {refused}; choose auto")
-        return tpu_attention(q, k, v, k_start, k_end, vmem=vmem())
-    raise ValueError(f"attention is {implementation!r}; choose auto, reference, chunked or tpu")
+    if implementation not in ("reference", "chunked", "tpu"):
+        raise ValueError(f"attention is {implementation!r}; choose auto, reference, chunked or tpu")
+    if implementation == "tpu" and refused:
+        raise ValueError(f"the TPU kernel does not take this call: {refused}; choose auto")
+    cut = ways("length") > 1
+    if dropout is not None and cut and order != "natural":
+        raise ValueError("attention dropout has no form for rows in zig-zag order")
+    if implementation == "tpu" or (cut and dropout is None):
+        local = LocalAttention(implementation, vmem() if implementation == "tpu" else 0)
+        return sharded_attention(local, q, k, v, k_start, k_end, prefix=prefix, order=order)
+    if prefix is not None:
+        k, v = prefix.before(k, v)
+    attend = reference_attention if implementation == "reference" else chunked_attention
+    return attend(q, k, v, k_start, k_end, dropout=dropout)
 
 
-__all__ = ["Dropout", "Implementation", "attention", "chunked_attention", "reference_attention"]
+__all__ = [
+    "Dropout",
+    "Implementation",
+    "LayerPrefix",
+    "Order",
+    "attention",
+    "chunked_attention",
+    "reference_attention",
+]

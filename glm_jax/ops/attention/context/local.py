@@ -1,0 +1,97 @@
+"""One device's attention, whole or by pieces of the keys, in any of the implementations."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from glm_jax.ops.attention.chunked import chunked_attention, chunked_backward, chunked_forward
+from glm_jax.ops.attention.reference import HIDDEN, reference_attention, reference_forward
+from glm_jax.ops.attention.tpu import kernel
+from glm_jax.ops.attention.tpu.blocks import Problem, choose
+
+EMPTY = -HIDDEN
+"""Log-sum-exp of a query that sees nothing, as backward wants it: no probability is left."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalAttention:
+    """Attention of the queries and keys at hand; hashable, so it can be static."""
+
+    implementation: Literal["reference", "chunked", "tpu"]
+    vmem: int = 0
+    """Bytes of fast memory of one core, for ``tpu``."""
+    interpret: bool = False
+    """Run the kernel on any device, slowly, for tests."""
+
+    def __call__(
+        self,
+        q: Float[Array, "B T N H"],
+        k: Float[Array, "B S K H"],
+        v: Float[Array, "B S K H"],
+        k_start: Int[Array, "B T"],
+        k_end: Int[Array, "B T"],
+    ) -> Float[Array, "B T N H"]:
+        """See ``glm_jax.ops.attention.attention``; differentiable."""
+        if self.implementation == "tpu":
+            return kernel.range_attention(self._plan(q, k), q, k, v, k_start, k_end)
+        attend = reference_attention if self.implementation == "reference" else chunked_attention
+        return attend(q, k, v, k_start, k_end)
+
+    def forward(
+        self, q: Array, k: Array, v: Array, k_start: Array, k_end: Array
+    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
+        """Output over these keys alone and natural log-sum-exp of their scores, ``HIDDEN`` where a
+        query sees none of them. Arguments as ``__call__``; not differentiable."""
+        if self.implementation == "tpu":
+            out, saved = kernel._forward(self._plan(q, k), q, k, v, k_start, k_end)
+            lse = saved[-1] * math.log(2)
+        else:
+            whole = self.implementation == "reference"
+            attend = reference_forward if whole else chunked_forward
+            out, lse = attend(q, k, v, k_start, k_end)
+        return out, jnp.where(lse > EMPTY / 2, HIDDEN, lse)
+
+    def backward(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        k_start: Array,
+        k_end: Array,
+        out: Float[Array, "B T N H"],
+        lse: Float[Array, "B T N"],
+        d_out: Float[Array, "B T N H"],
+    ) -> tuple[Array, Array, Array]:
+        """What these keys add to dq, and their dk and dv, float32.
+
+        Args:
+          out: over all keys, of which these may be a part.
+          lse: the same, natural; ``EMPTY`` where a query sees none at all.
+        """
+        if self.implementation == "tpu":
+            saved = q, k, v, k_start, k_end, out, lse * math.log2(math.e)
+            grads = kernel._backward(self._plan(q, k), saved, d_out)[:3]
+        else:
+            whole = self.implementation == "reference"
+            sizes = {"q_block": q.shape[1], "k_block": k.shape[1]} if whole else {}
+            grads = chunked_backward(q, k, v, k_start, k_end, out, lse, d_out, **sizes)
+        dq, dk, dv = (x.astype(jnp.float32) for x in grads)
+        return dq, dk, dv
+
+    def _plan(self, q: Array, k: Array) -> kernel.Plan:
+        problem = Problem(
+            batch=q.shape[0],
+            queries=q.shape[1],
+            keys=k.shape[1],
+            kv_heads=k.shape[2],
+            groups=q.shape[2] // k.shape[2],
+            head_dim=q.shape[3],
+            itemsize=q.dtype.itemsize,
+            vmem=self.vmem,
+        )
+        return kernel.Plan(*choose(problem), self.interpret)

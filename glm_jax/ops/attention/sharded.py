@@ -1,0 +1,107 @@
+"""Attention on a mesh: each device works on its own rows of the batch, heads and queries.
+
+The compiler can cut neither a Pallas call nor loops over data as they should be, so
+``jax.shard_map`` does, by the table of ``glm_jax.sharding`` (which is why this one file of ``ops``
+imports it). Rows that are cut over ``context`` are left to ``glm_jax.ops.attention.context``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from glm_jax.ops.attention import context
+from glm_jax.ops.attention.context import LocalAttention, Order, Way
+from glm_jax.ops.attention.prefix import LayerPrefix
+from glm_jax.sharding import RULES, spec, ways
+
+
+def sharded_attention(
+    local: LocalAttention,
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    k_start: Int[Array, "B T"],
+    k_end: Int[Array, "B T"],
+    *,
+    prefix: LayerPrefix | None = None,
+    order: Order = "natural",
+    way: Way | None = None,
+) -> Float[Array, "B T N H"]:
+    """See ``glm_jax.ops.attention.attention``.
+
+    Args:
+      way: how rows that are cut over ``context`` are attended to; None: ``context.choose_way``.
+    """
+    if prefix is None:
+        prefix = LayerPrefix(*jnp.zeros((2, 0, *k.shape[2:]), k.dtype))
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
+        k, v = prefix.before(k, v)
+        return local(q, k, v, k_start, k_end)
+    axis, shards = RULES["length"][0], ways("length")
+    if order == "zigzag":
+        context.check_length(q.shape[1], order, shards)
+    queries = spec(("batch", "length", "heads", None), q.shape, mesh)
+    keys = spec(("batch", "length", "kv_heads", None), k.shape, mesh)
+    batch, length, heads, slots, kv_heads = (_axes(x) for x in (*queries[:3], *keys[1:3]))
+    mine = q.shape[2] // math.prod(mesh.shape[a] for a in heads)
+    # As 32 heads over 4 do with 2 key heads, the query heads of each shard may share one of them.
+    if heads != kv_heads and (q.shape[2] // k.shape[2]) % mine:
+        heads, kv_heads, mine = (), (), q.shape[2]
+    if not slots:
+        way = None
+    elif not length:
+        way = "spread"
+    elif way is None:
+        way = context.choose_way(
+            queries=q.shape[1],
+            keys=k.shape[1],
+            heads=mine,
+            kv_heads=max(1, mine * k.shape[2] // q.shape[2]),
+            shards=shards,
+            own_keys=q.shape[1] == k.shape[1],
+        )
+
+    def shard(q, k, v, prefix, k_start, k_end):
+        if heads != kv_heads:
+            pick = functools.partial(_own_key_head, q, groups=groups, axes=heads)
+            k, v, prefix = pick(k), pick(v), LayerPrefix(*(pick(x[None])[0] for x in prefix))
+        if way is None:
+            k, v = prefix.before(k, v)
+            return local(q, k, v, k_start, k_end)
+        if way == "spread":
+            scatter = bool(length)
+            return context.spread_attention(
+                local, axis, q, k, v, prefix, k_start, k_end, scatter=scatter
+            )
+        attend = context.gather_attention if way == "gather" else context.ring_attention
+        return attend(local, axis, order, q, k, v, prefix, k_start, k_end)
+
+    groups = q.shape[2] // k.shape[2]
+    asked = () if way == "spread" else length
+    rows, keys = PartitionSpec(batch, asked, heads), PartitionSpec(batch, slots, kv_heads)
+    ranges, before = PartitionSpec(batch, asked), PartitionSpec(None, kv_heads)
+    return jax.shard_map(
+        shard,
+        mesh=mesh,
+        in_specs=(rows, keys, keys, before, ranges, ranges),
+        out_specs=PartitionSpec(batch, length, heads),
+        check_vma=False,
+    )(q, k, v, prefix, k_start, k_end)
+
+
+def _axes(entry) -> tuple[str, ...]:
+    """Mesh axes of one entry of a PartitionSpec, which holds a single name bare."""
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())
+
+
+def _own_key_head(q: Array, k: Array, *, groups: int, axes: tuple[str, ...]) -> Array:
+    """The key head of this shard's query heads, of all."""
+    first = jax.lax.axis_index(axes) * q.shape[2]
+    return jax.lax.dynamic_slice_in_dim(k, jax.lax.div(first, groups), 1, axis=2)
