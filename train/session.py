@@ -112,13 +112,20 @@ def train(job: Job) -> bool:
 
 
 def check_shapes(args: Training, config: GLMConfig, mesh: Mesh) -> None:
-    """Raises UserError: rows do not divide over the mesh, or are longer than learned positions."""
+    """Raises UserError: rows or their tokens do not divide over the mesh, or are longer than
+    learned positions."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     micro = args.batch_size // args.accumulate
     if micro % ways:
         raise UserError(
             f"--batch-size {args.batch_size} / --accumulate {args.accumulate} = {micro} rows do not"
             f" divide over data x fsdp = {ways} devices"
+        )
+    shards = mesh.shape["context"]
+    if shards > 1 and args.seq_len % (2 * shards):
+        raise UserError(
+            f"--seq-len {args.seq_len} cannot be cut over --mesh.context {shards}: it must be a "
+            f"multiple of {2 * shards}"
         )
     if config.position == "learned" and args.seq_len > config.max_seq_len:
         raise UserError(

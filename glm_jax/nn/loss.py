@@ -9,7 +9,12 @@ from jaxtyping import Array, Float
 from glm_jax.nn.attention import Keys
 from glm_jax.nn.compute import Compute
 from glm_jax.nn.transformer import GLM
+from glm_jax.ops.attention import Order
+from glm_jax.ops.attention.context import check_length, from_zigzag, to_zigzag
 from glm_jax.ops.cross_entropy import linear_cross_entropy
+from glm_jax.sharding import constrain, ways
+
+FIELDS = ("tokens", "positions", "k_start", "k_end", "targets", "loss_weights")
 
 
 def lm_loss(
@@ -27,21 +32,41 @@ def lm_loss(
       dropout_key: turns the config's dropouts on.
       embed_grad_scale: see ``GLM.embed``.
 
+    Where the mesh cuts rows over ``context`` they are put in zig-zag order first, so that every
+    device has the same work, and attention follows. With attention dropout they stay as they are.
+
     Returns:
       ``(loss_sum, weight)`` unreduced, and the nll of every position (without gradient).
+
+    Raises:
+      ValueError: the rows' length does not divide among twice the mesh's context.
     """
+    shards = ways("length")
+    dropped = dropout_key is not None and model.config.attention_dropout > 0
+    order: Order = "natural" if shards == 1 or dropped else "zigzag"
+    rows = {name: _ordered(batch[name], order, shards) for name in FIELDS}
     hidden = model.hidden(
-        batch["tokens"],
-        batch["positions"],
-        Keys(batch["k_start"], batch["k_end"]),
+        rows["tokens"],
+        rows["positions"],
+        Keys(rows["k_start"], rows["k_end"], order),
         compute=compute,
         dropout_key=dropout_key,
         embed_grad_scale=embed_grad_scale,
     )
-    return linear_cross_entropy(
+    total, nll = linear_cross_entropy(
         hidden,
         model.head_weight.astype(hidden.dtype),
-        batch["targets"],
-        batch["loss_weights"],
+        rows["targets"],
+        rows["loss_weights"],
         chunk=compute.loss_chunk,
+        shards=shards,
     )
+    return total, from_zigzag(nll, shards, 1) if order == "zigzag" else nll
+
+
+def _ordered(x: Array, order: Order, shards: int) -> Array:
+    """A field of the batch, its last axis the tokens, laid out as the network computes it."""
+    if order == "zigzag":
+        check_length(x.shape[-1], order, shards)
+        x = to_zigzag(x, shards, x.ndim - 1)
+    return constrain(x, "batch", *(None,) * (x.ndim - 2), "length")

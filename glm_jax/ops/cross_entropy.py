@@ -16,6 +16,7 @@ def linear_cross_entropy(
     weights: Float[Array, "B T"],
     *,
     chunk: int = 512,
+    shards: int = 1,
 ) -> tuple[tuple[Float[Array, ""], Float[Array, ""]], Float[Array, "B T"]]:
     """Weighted negative log likelihood of ``targets`` under ``softmax(hidden @ head.T)``.
 
@@ -23,34 +24,42 @@ def linear_cross_entropy(
     gradients are made in the same pass, from the same logits: a token's gradient depends on the
     rest of the loss through one common factor only, so nothing is computed twice.
 
+    Args:
+      shards: devices over which the rows are cut, if they divide them: a chunk then has as many
+        positions on each, so that no device works on another's.
+
     Returns:
       ``(sum of weight * nll, sum of weights)``, both unreduced so that batches of unequal token
       counts average correctly, and the nll of every position (float32, without gradient).
     """
+    (b, t), shards = targets.shape, shards if targets.shape[1] % shards == 0 else 1
+    cut = (x.reshape(b, shards, -1, *x.shape[2:]) for x in (hidden, targets, weights))
+    hidden, targets, weights = cut
     loss, nll = _weighted_nll(chunk, hidden, head, targets, weights.astype(jnp.float32))
+    nll = nll.reshape(b, t)
     return (loss, weights.astype(jnp.float32).sum()), jax.lax.stop_gradient(nll)
 
 
 def _chunks(chunk: int, *arrays: Array) -> list[Array]:
-    """[B, T, ...] to [T / chunk, B, chunk, ...], padded with zeros (weight 0)."""
-    length = arrays[0].shape[1]
+    """[B, C, T, ...] to [T / chunk, B, C, chunk, ...], padded with zeros (weight 0)."""
+    length = arrays[0].shape[2]
     size = min(chunk, length)
     out = []
     for x in arrays:
-        x = jnp.pad(x, [(0, 0), (0, -length % size)] + [(0, 0)] * (x.ndim - 2))
-        out.append(jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0))
+        x = jnp.pad(x, [(0, 0), (0, 0), (0, -length % size)] + [(0, 0)] * (x.ndim - 3))
+        out.append(jnp.moveaxis(x.reshape(*x.shape[:2], -1, size, *x.shape[3:]), 2, 0))
     return out
 
 
 def _unchunk(x: Array, length: int) -> Array:
-    x = jnp.moveaxis(x, 0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
+    x = jnp.moveaxis(x, 0, 2)
+    return x.reshape(*x.shape[:2], -1, *x.shape[4:])[:, :, :length]
 
 
 def _score(hidden, head, targets):
     """Logits, log-sum-exp and nll of one chunk. The target's logit is picked by comparison: unlike
     a gather this stays local when the vocabulary is sharded."""
-    logits = jnp.einsum("BTD,VD->BTV", hidden, head, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("BCTD,VD->BCTV", hidden, head, preferred_element_type=jnp.float32)
     lse = jax.nn.logsumexp(logits, axis=-1)
     hit = jnp.arange(head.shape[0]) == targets[..., None]
     return logits, lse, hit, lse - jnp.where(hit, logits, 0.0).sum(axis=-1)
@@ -62,7 +71,7 @@ def _weighted_nll(chunk, hidden, head, targets, weights):
         return _score(xs[0], head, xs[1])[-1]
 
     nll = jax.lax.map(one, tuple(_chunks(chunk, hidden, targets)))
-    nll = _unchunk(nll, hidden.shape[1])
+    nll = _unchunk(nll, hidden.shape[2])
     return (nll * weights).sum(), nll
 
 
@@ -72,13 +81,13 @@ def _weighted_nll_fwd(chunk, hidden, head, targets, weights):
         logits, lse, hit, nll = _score(h, head, t)
         d_logits = (jnp.exp(logits - lse[..., None]) - hit) * w[..., None]
         d_logits = d_logits.astype(hidden.dtype)
-        d_hidden = jnp.einsum("BTV,VD->BTD", d_logits, head)
-        part = jnp.einsum("BTV,BTD->VD", d_logits, h, preferred_element_type=jnp.float32)
+        d_hidden = jnp.einsum("BCTV,VD->BCTD", d_logits, head)
+        part = jnp.einsum("BCTV,BCTD->VD", d_logits, h, preferred_element_type=jnp.float32)
         return d_head + part, (nll, d_hidden)
 
     start = jnp.zeros(head.shape, jnp.float32)
     d_head, (nll, d_hidden) = jax.lax.scan(one, start, _chunks(chunk, hidden, targets, weights))
-    nll, d_hidden = (_unchunk(x, hidden.shape[1]) for x in (nll, d_hidden))
+    nll, d_hidden = (_unchunk(x, hidden.shape[2]) for x in (nll, d_hidden))
     saved = d_hidden, d_head.astype(head.dtype), nll
     return ((nll * weights).sum(), nll), saved
 

@@ -1,10 +1,14 @@
 """Every mistake at the command line is one line that names the thing and what would be right."""
 
+import jax
 import pytest
 
 from glm_jax.errors import UserError
+from glm_jax.sharding import MeshConfig, make_mesh
+from tests.train.small import SPECIAL
 from train import cli, pretrain
 from train.presets import PRESETS
+from train.session import check_shapes
 
 
 def parse(*argv: str):
@@ -47,6 +51,13 @@ def test_bad_paths(argv, said, tmp_path):
     with pytest.raises(UserError) as error:
         pretrain.main(parse("--preset", "tiny", "--output", str(tmp_path), *argv))
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_rows_that_cannot_be_cut_over_the_mesh():
+    args = parse("--preset", "tiny", "--seq-len", "60", "--mesh.context", "4")
+    mesh = make_mesh(MeshConfig(data=1, context=4), devices=jax.devices()[:4])
+    with pytest.raises(UserError, match=r"--seq-len 60 .* --mesh.context 4: .* multiple of 8$"):
+        check_shapes(args, PRESETS["tiny"].model.config(128, SPECIAL), mesh)
 
 
 def test_a_preset_and_options_on_top():

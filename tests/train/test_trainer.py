@@ -141,7 +141,14 @@ def loss_and_gradients(mesh):
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"data": 8}, {"data": 1, "fsdp": 8}, {"data": 1, "fsdp": 2, "tensor": 4}], ids=str
+    "sizes",
+    [
+        {"data": 8},
+        {"data": 1, "fsdp": 8},
+        {"data": 1, "fsdp": 2, "tensor": 4},
+        {"data": 1, "fsdp": 2, "context": 4},
+    ],
+    ids=str,
 )
 def test_every_mesh_gives_the_loss_and_gradients_of_one_device(sizes, alone):
     value, grads = loss_and_gradients(make_mesh(MeshConfig(**sizes)))

@@ -128,6 +128,12 @@ def check(question: Question) -> Question:
             f"{question.rows} rows do not divide over data x fsdp = {ways} devices; "
             f"choose --batch or --mesh so that they do"
         )
+    shards = question.mesh[3]
+    if question.training and shards > 1 and question.length % (2 * shards):
+        raise UserError(
+            f"rows of {question.length} tokens cannot be cut over context={shards}: the length "
+            f"must be a multiple of {2 * shards}"
+        )
     if config.position == "learned" and question.length > config.max_seq_len:
         raise UserError(
             f"{question.length} tokens are more than the {config.max_seq_len} learned positions of "
