@@ -74,7 +74,7 @@ def our_turn(options: Options, config: GLMConfig, prompt: np.ndarray) -> tuple[T
     model = jax.jit(lambda key: nn.GLM(config, key, param_dtype=dtype))(jax.random.key(0))
     if integers:
         model = glm_jax.quantize(model, options.dtype, options.group)
-    model = prepare(model, options.batch)
+    model = prepare(model)
     compute = decode_compute(model, None)
     if options.cache_dtype == "int8":
         compute = dataclasses.replace(compute, cache_dtype="int8")

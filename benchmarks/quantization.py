@@ -40,7 +40,7 @@ class Args:
     """Directory of a finished run of train.demo."""
     batches: int = 40
     """Held-out batches of each objective."""
-    groups: tuple[int, ...] = (32, 64, 128)
+    groups: tuple[int, ...] = (32, 64)
     """Columns per scale of int4."""
 
 

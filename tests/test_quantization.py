@@ -100,8 +100,8 @@ def test_an_int8_cache_gives_nearly_the_same_logits():
         return MODEL.logits(hidden), cache
 
     (floats, _), (integers, cache) = read(jnp.float32), read(jnp.int8)
-    assert cache.k.dtype == jnp.int8
-    assert cache.k_scale.shape == (2, 2, 12, 2)
+    assert cache.layers.k.dtype == jnp.int8
+    assert cache.layers.k_scale.shape == (2, 2, 2, 12)
     assert 0 < float(jnp.abs(floats - integers).max()) < 0.02 * float(jnp.abs(floats).max())
 
 

@@ -17,7 +17,7 @@ from glm_jax.nn.cache import KVCache
 from glm_jax.nn.compute import Compute
 from glm_jax.nn.linear import layer_linear
 from glm_jax.nn.positions import Rope
-from glm_jax.ops.attention import Dropout, LayerPrefix, Order, attention
+from glm_jax.ops.attention import Dropout, LayerPrefix, Order, attention, cached_attention
 from glm_jax.sharding import constrain
 
 
@@ -48,7 +48,7 @@ class Memory(NamedTuple):
     """The cache, which of its layers this is, and each row's slot for the first new key."""
 
     cache: KVCache
-    layer: Int[Array, ""]
+    layer: Int[Array, ""] | int
     slots: Int[Array, " B"]
 
 
@@ -82,16 +82,19 @@ class Attention(nnx.Module):
         v = constrain(self.v_proj(x, dropout_key), "batch", "length", "kv_heads", "head_dim")
         cache = None
         if memory is not None:
-            cache, k, v = memory.cache.write(memory.layer, k, v, memory.slots)
-            k, v = k.astype(q.dtype), v.astype(q.dtype)
-        if prefix is not None:
-            keys = keys.after(len(prefix.k))
-        drop = (
-            Dropout(self.dropout, dropout_key) if self.dropout and dropout_key is not None else None
-        )
-        out = attention(
-            q, k, v, keys.start, keys.end, implementation=compute.attention, dropout=drop,
-            prefix=prefix, order=keys.order,
-        )  # fmt: skip
+            cache, held = memory.cache.write(memory.layer, k, v, memory.slots)
+            out = cached_attention(
+                q, *held.floats(q.dtype), keys.start, keys.end, implementation=compute.attention
+            )
+        else:
+            if prefix is not None:
+                keys = keys.after(len(prefix.k))
+            drop = None
+            if self.dropout and dropout_key is not None:
+                drop = Dropout(self.dropout, dropout_key)
+            out = attention(
+                q, k, v, keys.start, keys.end, implementation=compute.attention, dropout=drop,
+                prefix=prefix, order=keys.order,
+            )  # fmt: skip
         out = constrain(out, "batch", "length", "heads", "head_dim")
         return self.o_proj(checkpoint_name(out, "attention_out"), dropout_key), cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,85 +14,150 @@ from glm_jax.config import GLMConfig
 
 
 @partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["k", "v", "k_scale", "v_scale"],
-    meta_fields=["prefix_length"],
+    jax.tree_util.register_dataclass, data_fields=["k", "v", "k_scale", "v_scale"], meta_fields=[]
 )
 @dataclasses.dataclass(frozen=True)
-class KVCache:
-    """One slot per key for every layer and row. Unwritten slots hold zeros and must be hidden by
-    the key ranges, which count slots. An int8 cache has a scale for every slot and head."""
+class CachedKeys:
+    """Keys and values with the heads first, so that those which a query reads lie together.
 
-    k: Float[Array, "L B S K H"]
-    v: Float[Array, "L B S K H"]
-    k_scale: Float[Array, "L B S K"] | None = None
-    v_scale: Float[Array, "L B S K"] | None = None
+    Of one layer, or of all with an axis for them in front. An int8 cache has a scale for every
+    head and slot.
+    """
+
+    k: Float[Array, "*L B K S H"]
+    v: Float[Array, "*L B K S H"]
+    k_scale: Float[Array, "*L B K S"] | None = None
+    v_scale: Float[Array, "*L B K S"] | None = None
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, ...], dtype) -> CachedKeys:
+        empty, scales = jnp.zeros(shape, dtype), None
+        if empty.dtype == jnp.int8:
+            scales = jnp.zeros(shape[:-1], jnp.float32)
+        return cls(empty, empty, scales, scales)
+
+    def put(self, at: Any, k: Array, v: Array) -> CachedKeys:
+        """With these at ``at``, an index; what lies outside is dropped."""
+        if self.k_scale is None or self.v_scale is None:
+            return CachedKeys(_set(self.k, at, k), _set(self.v, at, v))
+        (k, k_scale), (v, v_scale) = _to_int8(k), _to_int8(v)
+        return CachedKeys(
+            _set(self.k, at, k),
+            _set(self.v, at, v),
+            _set(self.k_scale, at, k_scale),
+            _set(self.v_scale, at, v_scale),
+        )
+
+    def floats(self, dtype) -> tuple[Float[Array, "*L B K S H"], Float[Array, "*L B K S H"]]:
+        """Keys and values as numbers of this type."""
+        return _floats(self.k, self.k_scale, dtype), _floats(self.v, self.v_scale, dtype)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["layers"], meta_fields=["prefix_length"])
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+    """One slot per key for every layer, row and head. Unwritten slots hold zeros and must be hidden
+    by the key ranges, which count slots."""
+
+    layers: CachedKeys | tuple[CachedKeys, ...]
+    """All in one array, for layers that are scanned; or each its own (``nn.unstacked``), as a CPU
+    wants them, which would copy a layer out of the whole at every step."""
     prefix_length: int = 0
     """Slots in front that hold a prefix. Callers of the network do not count them."""
+
+    @classmethod
+    def zeros(
+        cls, config: GLMConfig, batch: int, length: int, dtype=jnp.float32, *, stacked: bool = True
+    ) -> KVCache:
+        shape = batch, config.num_kv_heads, length, config.head_dim
+        if stacked:
+            return cls(CachedKeys.zeros((config.num_layers, *shape), dtype))
+        return cls(tuple(CachedKeys.zeros(shape, dtype) for _ in range(config.num_layers)))
+
+    @property
+    def row_axis(self) -> int:
+        """Of every array; heads and slots are the two after it."""
+        return int(isinstance(self.layers, CachedKeys))
 
     @property
     def slots(self) -> int:
         """Tokens per row, a prefix not counted."""
-        return self.k.shape[2] - self.prefix_length
-
-    @classmethod
-    def zeros(cls, config: GLMConfig, batch: int, length: int, dtype=jnp.float32) -> KVCache:
-        shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
-        slots, scales = jnp.zeros(shape, dtype), None
-        if slots.dtype == jnp.int8:
-            scales = jnp.zeros(shape[:-1], jnp.float32)
-        return cls(slots, slots, scales, scales)
+        return jax.tree.leaves(self.layers)[0].shape[self.row_axis + 2] - self.prefix_length
 
     def with_prefix(self, k: Float[Array, "L P K H"], v: Float[Array, "L P K H"]) -> KVCache:
         """``P`` keys that every row begins with, written into the first slots."""
-        at = (slice(None), slice(None), slice(k.shape[1]))
-        written = self._put(at, k[:, None], v[:, None])
-        return dataclasses.replace(written, prefix_length=k.shape[1])
+        k, v = (x.swapaxes(1, 2)[:, None] for x in (k, v))
+        if isinstance(self.layers, CachedKeys):
+            written: Any = _put_first(self.layers, k, v)
+        else:
+            written = tuple(
+                _put_first(layer, *kv) for layer, *kv in zip(self.layers, k, v, strict=True)
+            )
+        return KVCache(written, k.shape[3])
 
     def write(
         self,
-        layer: Int[Array, ""],
+        layer: Int[Array, ""] | int,
         k: Float[Array, "B T K H"],
         v: Float[Array, "B T K H"],
         slots: Int[Array, " B"],
-    ) -> tuple[KVCache, Float[Array, "B S K H"], Float[Array, "B S K H"]]:
-        """Puts ``T`` new keys at each row's own slot and returns the layer's keys and values.
+    ) -> tuple[KVCache, CachedKeys]:
+        """Puts ``T`` new keys at each row's own slot and returns all that the layer holds.
 
         Writes beyond the last slot are dropped, so right-padded rows cannot harm a full cache.
+
+        Args:
+          layer: a number that is known when the program is traced, if the layers are apart.
         """
         rows = jnp.arange(k.shape[0])[:, None]
         columns = slots[:, None] + jnp.arange(k.shape[1])
-        written = self._put((layer, rows, columns), k, v)
-        return (
-            written,
-            _layer(written.k, written.k_scale, layer, k.dtype),
-            _layer(written.v, written.v_scale, layer, v.dtype),
-        )
+        at = (rows, slice(None), columns)
+        if isinstance(self.layers, CachedKeys):
+            whole = self.layers.put((layer, *at), k, v)
+            one = partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)
+            return dataclasses.replace(self, layers=whole), jax.tree.map(one, whole)
+        mine = self.layers[int(layer)].put(at, k, v)
+        layers = (*self.layers[: int(layer)], mine, *self.layers[int(layer) + 1 :])
+        return dataclasses.replace(self, layers=layers), mine
 
-    def _put(self, at, k: Array, v: Array) -> KVCache:
-        if self.k_scale is None or self.v_scale is None:
-            return dataclasses.replace(self, k=_set(self.k, at, k), v=_set(self.v, at, v))
-        (k, k_scale), (v, v_scale) = _to_int8(k), _to_int8(v)
-        return dataclasses.replace(
-            self,
-            k=_set(self.k, at, k),
-            v=_set(self.v, at, v),
-            k_scale=_set(self.k_scale, at, k_scale),
-            v_scale=_set(self.v_scale, at, v_scale),
+    def with_room(self, slots: int) -> KVCache:
+        """With at least this many slots for tokens."""
+        missing = max(0, slots - self.slots)
+        axis = self.row_axis + 2
+        pad = lambda x: jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)])
+        return jax.tree.map(pad, self) if missing else self
+
+    def take(self, rows: Int[Array, " B"]) -> KVCache:
+        """Row ``i`` is what row ``rows[i]`` was."""
+        return jax.tree.map(lambda x: jnp.take(x, rows, axis=self.row_axis), self)
+
+    def row(self, index: Int[Array, ""]) -> KVCache:
+        """One row, as a cache of one."""
+        cut = lambda x: jax.lax.dynamic_slice_in_dim(x, index, 1, axis=self.row_axis)
+        return jax.tree.map(cut, self)
+
+    def with_row(self, index: Int[Array, ""], row: KVCache) -> KVCache:
+        """With one row replaced."""
+        put = lambda whole, part: jax.lax.dynamic_update_slice_in_dim(
+            whole, part, index, axis=self.row_axis
         )
+        return jax.tree.map(put, self, row)
+
+
+def _put_first(keys: CachedKeys, k: Array, v: Array) -> CachedKeys:
+    """Into the first slots of every row."""
+    at = *[slice(None)] * (keys.k.ndim - 2), slice(k.shape[-2])
+    return keys.put(at, k, v)
 
 
 def _set(slots: Array, at, new: Array) -> Array:
     return slots.at[at].set(new.astype(slots.dtype), mode="drop")
 
 
-def _layer(slots: Array, scale: Array | None, layer, dtype) -> Float[Array, "B S K H"]:
-    """One layer of the cache, as floats where it holds integers."""
-    found = jax.lax.dynamic_index_in_dim(slots, layer, keepdims=False)
+def _floats(slots: Array, scale: Array | None, dtype) -> Array:
     if scale is None:
-        return found
-    scale = jax.lax.dynamic_index_in_dim(scale, layer, keepdims=False)
-    return found.astype(dtype) * scale[..., None].astype(dtype)
+        return slots.astype(dtype)
+    return slots.astype(dtype) * scale[..., None].astype(dtype)
 
 
 def _to_int8(x: Float[Array, "*B H"]) -> tuple[Int8[Array, "*B H"], Float[Array, "*B"]]:

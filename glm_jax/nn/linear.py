@@ -37,7 +37,6 @@ class Linear(nnx.Module):
     ):
         axes, shape = zip(*outputs, *inputs, strict=True)
         self.num_inputs = len(inputs)
-        self.inputs_first = False
         self.weight = params.normal(key, shape, axes, std, dtype)
         self.bias = params.zeros(*_vector(outputs), dtype) if bias else None
         self.lora: Beside | None = nnx.data(None)
@@ -48,7 +47,7 @@ class Linear(nnx.Module):
         """Args: dropout_key: of the LoRA, where there is one."""
         bias = None if self.bias is None else self.bias[...].astype(x.dtype)
         weight = self.weight[...].astype(x.dtype)
-        y = linear(x, weight, bias, inputs=self.num_inputs, inputs_first=self.inputs_first)
+        y = linear(x, weight, bias, inputs=self.num_inputs)
         return y if self.lora is None else y + self.lora(x, self.num_inputs, dropout_key)
 
 

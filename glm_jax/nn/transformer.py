@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -71,7 +72,6 @@ class GLM(nnx.Module):
             if config.tied_head
             else params.normal(keys[3], *table, config.init_std, param_dtype)
         )
-        self.head_inputs_first = False
         self.classifier = (
             ClassificationHead(config, config.num_labels, head_key, dtype=param_dtype)
             if config.num_labels
@@ -139,10 +139,11 @@ class GLM(nnx.Module):
         Args:
           dtype: of its keys and values (``Compute.cache_type``); int8 keeps scales beside them.
         """
+        apart = isinstance(self.layers, nnx.List) and not self.stacks
+        zeros = partial(KVCache.zeros, self.config, batch, dtype=dtype, stacked=not apart)
         if self.prefix is None:
-            return KVCache.zeros(self.config, batch, length, dtype)
-        cache = KVCache.zeros(self.config, batch, self.prefix.length + length, dtype)
-        return cache.with_prefix(*self.prefix())
+            return zeros(length)
+        return zeros(self.prefix.length + length).with_prefix(*self.prefix())
 
     def classify(
         self,
@@ -218,7 +219,7 @@ class GLM(nnx.Module):
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Scores of every token, float32."""
         head = self.head_weight.astype(hidden.dtype)
-        scores = linear(hidden, head, inputs_first=self.head_inputs_first)
+        scores = linear(hidden, head)
         return constrain(scores.astype(jnp.float32), "batch", "length", "vocab")
 
     def _layer_prefixes(self, dropout_key: Array | None = None) -> LayerPrefix | None:

@@ -43,7 +43,7 @@ class Rows:
     ):
         self.length, self.count = length, slots
         self._compute = decode_compute(model, compute)
-        self.model = prepare(model, slots)
+        self.model = prepare(model)
         whole = model.config.prefix_lm
         self._widths = _widths(length if whole else min(chunk, length))
         self.clear()

@@ -120,13 +120,11 @@ def read(
     Returns:
       The slots, and the first token [1, 1], which means something for the last piece only.
     """
-    one_row = lambda x: jax.lax.dynamic_slice_in_dim(x, row, 1, axis=1)
     hidden, cache = model.decode(
         piece.tokens, piece.positions, jnp.zeros_like(piece.k_end), piece.k_end,
-        jax.tree.map(one_row, slots.cache), piece.start[None], compute=compute,
+        slots.cache.row(row), piece.start[None], compute=compute,
     )  # fmt: skip
-    put_back = lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, row, axis=1)
-    cache = jax.tree.map(put_back, slots.cache, cache)
+    cache = slots.cache.with_row(row, cache)
 
     vocab = slots.seen.shape[1]
     real = jnp.arange(piece.tokens.shape[1]) < piece.length

@@ -66,7 +66,7 @@ def beam_search(
         raise UserError(f"num_beams is {beams}; at most {vocab // 2} of {vocab} tokens")
     repeated = [row for row in rows for _ in range(beams)]
     stops = jnp.asarray([*stop_ids, *[NO_TOKEN] * (8 - len(stop_ids) % 8)], jnp.int32)
-    model = prepare(model, len(repeated))
+    model = prepare(model)
     with mesh_of(model):
         state = prefill(model, repeated, bucket(limit, 16), compute)
         start = jnp.asarray([len(row.tokens) for row in repeated], jnp.int32)
@@ -164,7 +164,7 @@ def _continue(
     model: GLM, state: State, source: Int[Array, " R"], token: Int[Array, " R"], compute: Compute
 ) -> State:
     """Every row takes over another row's past and adds a token to it."""
-    cache = jax.tree.map(lambda x: x[:, source], state.cache)  # behind the layer axis
+    cache = state.cache.take(source)
     at = jax.tree.map(lambda x: x[source], state.next)
     tokens = state.tokens[source].at[jnp.arange(len(token)), at.slot].set(token, mode="drop")
     k_end = at.slot[:, None] + 1

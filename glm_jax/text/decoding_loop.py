@@ -91,8 +91,8 @@ def decode_compute(model: GLM, compute: Compute | None) -> Compute:
     return Compute(dtype=str(model.embedding.dtype), unroll=unroll)  # pyrefly: ignore
 
 
-def prepare(model: GLM, rows: int) -> GLM:
-    """The model as this backend decodes ``rows`` at a time with it; on a CPU a copy in memory.
+def prepare(model: GLM) -> GLM:
+    """The model as this backend decodes with it; on a CPU with a copy of its layers in memory.
 
     It stays as it is where free memory is less than twice what a copy needs, and where it is
     spread over devices. Who decodes again and again (a chat, a server) keeps the result.
@@ -101,9 +101,9 @@ def prepare(model: GLM, rows: int) -> GLM:
         return model
     if jax.default_backend() != "cpu" or len(model.embedding[...].sharding.device_set) > 1:
         return model
-    needed = sum(x.nbytes for x in jax.tree.leaves((model.layers, model.head)))
+    needed = sum(x.nbytes for x in jax.tree.leaves(model.layers))
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return unstacked(model, rows) if 2 * needed < free else model
+    return unstacked(model) if 2 * needed < free else model
 
 
 def room(row: LaidOut, config: GLMConfig) -> int:
@@ -148,7 +148,7 @@ def prefill(
     slots = bucket(max(width + max_new, end))
     cache = None
     if known is not None:
-        cache = _with_room(known[0], slots)
+        cache = known[0].with_room(slots)
         slots = cache.slots
     if cache is None:
         cache = _empty_cache(model, len(rows), slots, compute)
@@ -170,15 +170,6 @@ def prefill(
         jnp.asarray([int(row.sep > 0) for row in rows]),
     )
     return _start(model, cache, last, places, tokens, track_seen)
-
-
-def _with_room(cache: KVCache, slots: int) -> KVCache:
-    """The cache with at least this many slots for tokens."""
-    missing = slots - cache.slots
-    if missing <= 0:
-        return cache
-    pad = lambda x: jnp.pad(x, [(0, 0), (0, 0), (0, missing), *[(0, 0)] * (x.ndim - 3)])
-    return jax.tree.map(pad, cache)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

@@ -31,17 +31,16 @@ def test_the_same_logits(name, rows, dtype):
     compute = nn.Compute(dtype=dtype)
     stacked, single = (
         forward(m, tokens, positions, *nn.causal_ranges(rows, 6), compute=compute)
-        for m in (model, nn.unstacked(model, rows))
+        for m in (model, nn.unstacked(model))
     )
     np.testing.assert_allclose(single, stacked, atol=1e-5 if dtype == "float32" else 2e-2)
 
 
 def test_the_model_itself_is_left_alone():
     model = nn.GLM(CONFIGS["tied"], jax.random.key(0))
-    other = nn.unstacked(model, rows=2)
-    assert model.head is None and not model.head_inputs_first
+    other = nn.unstacked(model)
     assert model.layers.mlp.up_proj.weight.shape == (3, 24, 16)
-    assert other.layers[0].mlp.up_proj.weight.shape == (16, 24)
+    assert [layer.mlp.up_proj.weight.shape for layer in other.layers] == [(24, 16)] * 3
 
 
 def test_generate_uses_them_and_answers_alike():

@@ -136,7 +136,8 @@ def test_decoding_behind_a_prefix_equals_reading_at_once():
     model = attach(MODEL, prefix_adapter())
     whole = forward(model, *INPUTS)
     cache = model.new_cache(2, LENGTH)
-    assert cache.k.shape[2] == PREFIX + LENGTH
+    assert cache.layers.k.shape[3] == PREFIX + LENGTH
+    assert cache.slots == LENGTH
     parts = []
     for at in (slice(0, 4), slice(4, 6)):
         ranges = (r[:, at] for r in RANGES)
@@ -152,7 +153,7 @@ def test_a_prefix_is_the_same_as_cached_keys_that_are_visible_to_all():
     """Written as plain cache entries in front, with ranges that count them."""
     model = attach(MODEL, prefix_adapter())
     cache = nn.KVCache.zeros(CONFIG, 2, PREFIX + LENGTH).with_prefix(*model.prefix())
-    plain = nn.KVCache(cache.k, cache.v)
+    plain = nn.KVCache(cache.layers)
     ends = RANGES[1] + PREFIX
     slots = jnp.full(2, PREFIX)
     hidden, _ = decode(MODEL, TOKENS, POSITIONS, RANGES[0], ends, plain, slots)

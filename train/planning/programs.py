@@ -149,7 +149,7 @@ def _inference(question: Question, mesh: Mesh):
     )
 
     def place(x):
-        axes = ("layers", "batch", "slots", "kv_heads", "head_dim")[: x.ndim]
+        axes = ("layers", "batch", "kv_heads", "slots", "head_dim")[: x.ndim]
         return _placed(x, NamedSharding(mesh, sharding.spec(axes, x.shape, mesh)))
 
     cut = sharding.batch_shardings(mesh)

@@ -13,12 +13,17 @@ from jaxtyping import Array, Float, Int
 from glm_jax.ops.attention.chunked import chunked_attention
 from glm_jax.ops.attention.context import LocalAttention, Order
 from glm_jax.ops.attention.prefix import LayerPrefix
-from glm_jax.ops.attention.reference import Dropout, reference_attention
+from glm_jax.ops.attention.reference import (
+    Dropout,
+    heads_first_attention,
+    reference_attention,
+)
 from glm_jax.ops.attention.sharded import sharded_attention
 from glm_jax.ops.attention.tpu import on_tpu, vmem, why_not
 from glm_jax.sharding import ways
 
-Implementation = Literal["auto", "reference", "chunked", "tpu"]
+Form = Literal["reference", "chunked", "tpu"]
+Implementation = Literal["auto"] | Form
 
 # Above this many scores per head the [T, S] matrix costs more memory than it saves time.
 _REFERENCE_MAX_SCORES = 1024 * 1024
@@ -54,9 +59,41 @@ def attention(
       ValueError: heads that do not divide, an unknown implementation, ``tpu`` for a call that the
         kernel does not take, or rows in zig-zag order that cannot be cut so or with dropout.
     """
+    form = _chosen(q, k, implementation, dropped=dropout is not None)
+    cut = ways("length") > 1
+    if dropout is not None and cut and order != "natural":
+        raise ValueError("attention dropout has no form for rows in zig-zag order")
+    if form == "tpu" or (cut and dropout is None):
+        local = LocalAttention(form, vmem() if form == "tpu" else 0)
+        return sharded_attention(local, q, k, v, k_start, k_end, prefix=prefix, order=order)
+    if prefix is not None:
+        k, v = prefix.before(k, v)
+    attend = reference_attention if form == "reference" else chunked_attention
+    return attend(q, k, v, k_start, k_end, dropout=dropout)
+
+
+def cached_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B K S H"],
+    v: Float[Array, "B K S H"],
+    k_start: Int[Array, "B T"],
+    k_end: Int[Array, "B T"],
+    *,
+    implementation: Implementation = "auto",
+) -> Float[Array, "B T N H"]:
+    """``attention`` over keys and values that have their heads first, as a cache holds them."""
+    turned = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    form = _chosen(q, turned[0], implementation)
+    if form == "reference" and ways("length") == 1:
+        return heads_first_attention(q, k, v, k_start, k_end)
+    return attention(q, *turned, k_start, k_end, implementation=form)
+
+
+def _chosen(q, k, implementation: Implementation, *, dropped: bool = False) -> Form:
+    """What ``auto`` stands for; raises ValueError for what cannot be."""
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"{q.shape[2]} query heads do not divide among {k.shape[2]} kv heads")
-    refused = why_not(q, k, dropout=dropout is not None)
+    refused = why_not(q, k, dropout=dropped)
     if implementation == "auto" and on_tpu() and not refused:
         implementation = "tpu"
     if implementation == "auto":
@@ -66,16 +103,7 @@ def attention(
         raise ValueError(f"attention is {implementation!r}; choose auto, reference, chunked or tpu")
     if implementation == "tpu" and refused:
         raise ValueError(f"the TPU kernel does not take this call: {refused}; choose auto")
-    cut = ways("length") > 1
-    if dropout is not None and cut and order != "natural":
-        raise ValueError("attention dropout has no form for rows in zig-zag order")
-    if implementation == "tpu" or (cut and dropout is None):
-        local = LocalAttention(implementation, vmem() if implementation == "tpu" else 0)
-        return sharded_attention(local, q, k, v, k_start, k_end, prefix=prefix, order=order)
-    if prefix is not None:
-        k, v = prefix.before(k, v)
-    attend = reference_attention if implementation == "reference" else chunked_attention
-    return attend(q, k, v, k_start, k_end, dropout=dropout)
+    return implementation
 
 
 __all__ = [
@@ -84,6 +112,7 @@ __all__ = [
     "LayerPrefix",
     "Order",
     "attention",
+    "cached_attention",
     "chunked_attention",
     "reference_attention",
 ]

@@ -1,0 +1,40 @@
+"""Products of a few rows take other ways through XLA; the numbers and gradients are the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from glm_jax.ops.linear import linear
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16, 17, 48, 49])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_any_number_of_rows(rows, dtype):
+    x = jax.random.normal(jax.random.key(0), (rows, 3, 8), dtype)
+    weight = jax.random.normal(jax.random.key(1), (5, 2, 3, 8), dtype)
+    bias = jax.random.normal(jax.random.key(2), (5, 2), dtype)
+    exact = np.einsum("rij,opij->rop", *(np.asarray(a, np.float64) for a in (x, weight)))
+    atol = 2e-5 if dtype == "float32" else 0.1
+    found = jax.jit(lambda *a: linear(*a, inputs=2))(x, weight, bias)
+    assert found.dtype == jnp.dtype(dtype)
+    np.testing.assert_allclose(
+        np.asarray(found, np.float64), exact + np.asarray(bias, np.float64), atol=atol
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_gradients_of_few_rows(rows):
+    x = jax.random.normal(jax.random.key(0), (rows, 8))
+    weight = jax.random.normal(jax.random.key(1), (5, 8))
+    loss = lambda x, weight: jnp.sum(jnp.sin(linear(x, weight)))
+    plain = lambda x, weight: jnp.sum(jnp.sin(x @ weight.T))
+    for found, expected in zip(
+        jax.jit(jax.grad(loss, (0, 1)))(x, weight), jax.grad(plain, (0, 1))(x, weight), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_columns_that_differ():
+    with pytest.raises(ValueError, match=r"contracts \(8,\), but the input .* ends in \(7,\)"):
+        linear(jnp.zeros((2, 7)), jnp.zeros((5, 8)))
