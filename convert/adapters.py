@@ -93,9 +93,19 @@ def from_torch(
 
 
 def to_torch(
-    src: str | Path, dst: str | Path, *, base: str | Path | None = None, overwrite: bool = False
+    src: str | Path,
+    dst: str | Path,
+    *,
+    base: str | Path | None = None,
+    layout: str = "same",
+    overwrite: bool = False,
 ) -> None:
     """Writes an adapter as the released code or PEFT loads it.
+
+    Args:
+      base: the model of a LoRA that does not say it.
+      layout: whose names a LoRA's matrices get: of the released code (``original``), of
+        ``transformers``, or the ``same`` as those of the model it was trained on.
 
     Raises:
       UserError: SRC is no adapter, or its base model is not known.
@@ -109,7 +119,7 @@ def to_torch(
         if base is None and said is None:
             raise UserError(f"{src} does not say its base model; name it with --base")
         config = _base_config(base, src) if base else GLMConfig.from_json(json.dumps(said))
-        peft, tensors = lora.to_peft(adapter.settings, flat, config)
+        peft, tensors = lora.to_peft(lora.laid_out(adapter.settings, layout, config), flat, config)
         with whole_or_nothing(dst, overwrite, needed) as root:
             _write_json(root / "adapter_config.json", peft)
             save_file(tensors, root / "adapter_model.safetensors", {"format": "pt"})

@@ -22,6 +22,7 @@ from glm_jax.errors import UserError, first_line
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+RELEASED_FILE = "released.json"  # in a model directory: how to write it as it came
 _MODEL_PARALLEL = re.compile(r"mp_rank_(\d\d)_model_states\.pt$")
 
 
@@ -163,3 +164,9 @@ def _model_parallel_files(folder: Path) -> list[Path]:
             if ranks:
                 return ranks
     return []
+
+
+def way_back(folder: Path) -> dict[str, Any]:
+    """How a model directory came: its layout among other things; empty where it was made here."""
+    path = folder / RELEASED_FILE
+    return read_json(path) if path.exists() else {}

@@ -19,7 +19,7 @@ if __name__ == "__main__":  # conversion computes nothing on an accelerator
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from convert import adapters
-from convert.checkpoint import Released, open_released
+from convert.checkpoint import RELEASED_FILE, Released, open_released
 from convert.engine import to_ours
 from convert.generation import generation_settings
 from convert.plan import Plan, make_plan
@@ -33,7 +33,6 @@ from glm_jax.errors import UserError
 from glm_jax.peft import save_adapter
 from glm_jax.text import load_tokenizer
 
-RELEASED_FILE = "released.json"
 PREFIX_FOLDER = "prefix"
 TOKENIZER_FILES = (
     "tokenizer*", "vocab*", "merges.txt", "*.model", "cog-pretrain*", "special_tokens_map.json",

@@ -91,6 +91,18 @@ def from_peft(
     return Adapter("lora", about, nested(flat))
 
 
+def laid_out(settings: Mapping[str, Any], layout: str, config: GLMConfig) -> dict[str, Any]:
+    """An adapter's settings for the names of another layout: see ``adapters.to_torch``."""
+    came = settings.get("layout") or _original(config)
+    chosen = {"same": came, "original": _original(config)}.get(layout, layout)
+    settings = {**settings, "layout": chosen}
+    if chosen != came:
+        released = dict(settings.get("released", {}))
+        released.pop("target_modules", None)
+        settings = {k: v for k, v in settings.items() if k != "outer"} | {"released": released}
+    return settings
+
+
 def to_peft(
     settings: Mapping[str, Any], flat: Mapping[str, np.ndarray], config: GLMConfig
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -20,10 +20,9 @@ if __name__ == "__main__":  # conversion computes nothing on an accelerator
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from convert import adapters
-from convert.checkpoint import read_json
+from convert.checkpoint import way_back
 from convert.engine import to_theirs
 from convert.families import LAYOUTS, Layout
-from convert.from_torch import RELEASED_FILE
 from convert.generation import released_generation_config
 from convert.plan import DTYPES, Report, param_shapes
 from convert.progress import byte_progress
@@ -88,14 +87,14 @@ def export(
     """
     src, dst = Path(src), Path(dst)
     if adapters.is_ours(src):
-        adapters.to_torch(src, dst, base=base, overwrite=overwrite)
+        adapters.to_torch(src, dst, base=base, layout=layout, overwrite=overwrite)
         return "adapter"
     piece = chunk_bytes(host_memory)
     config = load_config(src)
     reader = ParamsReader(src)
     shapes = param_shapes(config)
     check_shapes(src, shapes, reader)
-    back = _way_back(src)
+    back = way_back(src)
     chosen = _layout(config, back, layout)
     hf = _hf_config(config, chosen)
     specs = {
@@ -133,11 +132,6 @@ def check_shapes(src: Path, shapes: Mapping[str, tuple[int, ...]], reader: Param
 def _type(name: str, stored: np.dtype, dtype: str | None) -> np.dtype:
     integers = name.endswith(("weight_q", "weight_scale"))
     return stored if dtype is None or integers else DTYPES[dtype]
-
-
-def _way_back(src: Path) -> dict[str, Any]:
-    path = src / RELEASED_FILE
-    return read_json(path) if path.exists() else {}
 
 
 def _layout(config: GLMConfig, back: Mapping[str, Any], wanted: str) -> Layout:

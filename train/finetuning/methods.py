@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from convert import adapters as released
+from convert.checkpoint import way_back
 from glm_jax.ckpts.trees import to_plain
 from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError
@@ -113,6 +114,8 @@ class _Lora:
     def _settings(self) -> dict[str, Any]:
         args = self.args
         own = {"rank": args.lora_rank, "alpha": args.lora_alpha, "rslora": args.rslora}
+        if layout := way_back(Path(args.ckpt)).get("layout"):
+            own["layout"] = layout  # PEFT's names are to be those of the model that came
         if self.start is not None:
             own = dict(self.start.settings)
         return {**own, "dropout": args.lora_dropout, "base": self.base}
