@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test install lint types test-tpu-compile clean help
+.PHONY: demo demo-finetune test install lint types test-tpu-compile clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 demo: install  ## train a small GLM on this Python's documentation, then fill blanks (demo/)
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m train.demo
+
+demo-finetune: install  ## that model learns to answer questions (demo/chat/); demo first if need be
+	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m train.demo_finetune
 
 test: lint  ## lint and all tests but the longest TPU compiles, on CPU
 	$(BIN)/pytest -n 2 -q -m "not slow"

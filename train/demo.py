@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -58,14 +59,18 @@ def main(options: Options) -> None:
     draw(log, tokenizer, args, output)
 
 
-def print_losses(heldout: list[dict[str, float]]) -> None:
+def print_losses(
+    heldout: list[dict[str, float]], names: Mapping[str, str] = pictures.OBJECTIVE_NAMES
+) -> None:
     """Held-out losses at the start and at the end."""
     first, last = heldout[0], heldout[-1]
     print(f"\nHeld-out loss (nats per token), step {first['step']} -> {last['step']}:")
-    for name, label in pictures.OBJECTIVE_NAMES.items():
+    width = max(map(len, names.values()))
+    for name, label in names.items():
         if name in first:
             fall = first[name] - last[name]
-            print(f"  {label:8} {first[name]:7.4f} -> {last[name]:7.4f}   fell by {fall:.4f}")
+            change = f"{'fell' if fall >= 0 else 'rose'} by {abs(fall):.4f}"
+            print(f"  {label:{width}} {first[name]:7.4f} -> {last[name]:7.4f}   {change}")
 
 
 def print_blanks(model: GLM, tokenizer: SentencePieceTokenizer, args: Pretrain) -> None:

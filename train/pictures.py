@@ -18,7 +18,9 @@ from glm_jax.viz import seen
 from glm_jax.viz.style import HIDDEN, PART_A, PART_B
 
 OBJECTIVE_NAMES = {"mask": "[MASK]", "smask": "[sMASK]", "gmask": "[gMASK]"}
+PART_NAMES = {"task": "answers", "general": "general text"}  # of fine-tuning
 COLOURS = {"mask": "#2a6f97", "smask": "#c8553d", "gmask": "#588157"}
+COLOURS |= {"task": COLOURS["mask"], "general": COLOURS["smask"]}
 
 
 def read_log(path: str | Path) -> dict[str, list[dict[str, float]]]:
@@ -30,10 +32,19 @@ def read_log(path: str | Path) -> dict[str, list[dict[str, float]]]:
     return entries
 
 
-def loss_curves(log: Mapping[str, list[dict[str, float]]], path: str | Path) -> None:
-    """Loss of each objective over the steps: smoothed lines, dots where held out."""
+def loss_curves(
+    log: Mapping[str, list[dict[str, float]]],
+    path: str | Path,
+    names: Mapping[str, str] = OBJECTIVE_NAMES,
+    title: str = "Blank-infilling loss",
+) -> None:
+    """Loss of each objective over the steps: smoothed lines, dots where held out.
+
+    Args:
+      names: what the log calls each, and how the picture shall.
+    """
     figure, axes = plt.subplots(figsize=(8, 4.5))
-    for name, label in OBJECTIVE_NAMES.items():
+    for name, label in names.items():
         steps, losses = _series(log["train"], name)
         if len(steps):
             axes.plot(steps, losses, color=COLOURS[name], alpha=0.18, linewidth=0.8)
@@ -41,7 +52,7 @@ def loss_curves(log: Mapping[str, list[dict[str, float]]], path: str | Path) -> 
         steps, losses = _series(log["heldout"], name)
         if len(steps):
             axes.plot(steps, losses, "o", color=COLOURS[name], label=f"{label} held out")
-    axes.set(xlabel="step", ylabel="nats per predicted token", title="Blank-infilling loss")
+    axes.set(xlabel="step", ylabel="nats per predicted token", title=title)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(ncol=2, frameon=False)

@@ -43,6 +43,19 @@ def edition(root: Path) -> str:
     return f"py{sys.version_info.major}.{sys.version_info.minor}-{digest.hexdigest()[:12]}"
 
 
+def modules(root: Path) -> Iterator[tuple[str, ast.Module, str]]:
+    """(dotted name, syntax tree, source) of every file that is Python in UTF-8."""
+    for path in source_files(root):
+        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        try:
+            source = path.read_text("utf-8")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # invalid escapes in old modules
+                yield name, ast.parse(source), source
+        except (SyntaxError, ValueError):  # templates that are not Python, other encodings
+            continue
+
+
 def documents(root: Path) -> Iterator[tuple[str, str]]:
     """Pairs (key, text): reference topics, modules, classes and source comments.
 
@@ -50,15 +63,7 @@ def documents(root: Path) -> Iterator[tuple[str, str]]:
     a method repeated by its subclasses) is dropped, so that held-out text is not training text.
     """
     seen: set[str] = set()
-    for path in source_files(root):
-        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-        try:
-            source = path.read_text("utf-8")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # invalid escapes in old modules
-                tree = ast.parse(source)
-        except (SyntaxError, ValueError):  # templates that are not Python, other encodings
-            continue
+    for name, tree, source in modules(root):
         if name == "pydoc_data.topics":
             parts = _topics(tree)
         else:
