@@ -13,13 +13,19 @@ from train.trainer import Batch, LossFn, Parts
 
 
 def language_loss(
-    compute: Compute, parts: Sequence[str], *, dropout: bool = True, embed_grad_scale: float = 1.0
+    compute: Compute,
+    parts: Sequence[str],
+    *,
+    dropout: bool = True,
+    embed_grad_scale: float = 1.0,
+    label_smoothing: float = 0.0,
 ) -> LossFn:
     """The loss of a batch of ``glm_jax.data``, with the share of each of its parts.
 
     Args:
       parts: names of what ``batch["objective"]`` indexes.
       dropout: whether anything of the model drops out when it is trained.
+      label_smoothing: as for ``lm_loss``; the parts are without it.
     """
 
     def loss_fn(model: GLM, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Parts]:
@@ -29,6 +35,7 @@ def language_loss(
             compute=compute,
             dropout_key=key if dropout else None,
             embed_grad_scale=embed_grad_scale,
+            label_smoothing=label_smoothing,
         )
         shares = {}
         for index, name in enumerate(parts):

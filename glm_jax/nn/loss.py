@@ -24,6 +24,7 @@ def lm_loss(
     compute: Compute = Compute(),
     dropout_key: Array | None = None,
     embed_grad_scale: float = 1.0,
+    label_smoothing: float = 0.0,
 ) -> tuple[tuple[Float[Array, ""], Float[Array, ""]], Float[Array, "B T"]]:
     """Cross entropy of ``batch["targets"]``, which are aligned with the tokens and not shifted.
 
@@ -31,6 +32,7 @@ def lm_loss(
       batch: tokens, targets, loss_weights, k_start, k_end [B, T] and positions [B, 2, T].
       dropout_key: turns the config's dropouts on.
       embed_grad_scale: see ``GLM.embed``.
+      label_smoothing: see ``linear_cross_entropy``.
 
     Where the mesh cuts rows over ``context`` they are put in zig-zag order first, so that every
     device has the same work, and attention follows. With attention dropout they stay as they are.
@@ -60,6 +62,7 @@ def lm_loss(
         rows["loss_weights"],
         chunk=compute.loss_chunk,
         shards=shards,
+        label_smoothing=label_smoothing,
     )
     return total, from_zigzag(nll, shards, 1) if order == "zigzag" else nll
 

@@ -17,6 +17,7 @@ def linear_cross_entropy(
     *,
     chunk: int = 512,
     shards: int = 1,
+    label_smoothing: float = 0.0,
 ) -> tuple[tuple[Float[Array, ""], Float[Array, ""]], Float[Array, "B T"]]:
     """Weighted negative log likelihood of ``targets`` under ``softmax(hidden @ head.T)``.
 
@@ -27,6 +28,8 @@ def linear_cross_entropy(
     Args:
       shards: devices over which the rows are cut, if they divide them: a chunk then has as many
         positions on each, so that no device works on another's.
+      label_smoothing: share of a target that all of the V tokens have in common (arXiv 1512.00567,
+        section 7). It is in the sum; the nll of a position is without it.
 
     Returns:
       ``(sum of weight * nll, sum of weights)``, both unreduced so that batches of unequal token
@@ -35,9 +38,10 @@ def linear_cross_entropy(
     (b, t), shards = targets.shape, shards if targets.shape[1] % shards == 0 else 1
     cut = (x.reshape(b, shards, -1, *x.shape[2:]) for x in (hidden, targets, weights))
     hidden, targets, weights = cut
-    loss, nll = _weighted_nll(chunk, hidden, head, targets, weights.astype(jnp.float32))
+    weights = weights.astype(jnp.float32)
+    loss, nll = _weighted_nll(chunk, label_smoothing, hidden, head, targets, weights)
     nll = nll.reshape(b, t)
-    return (loss, weights.astype(jnp.float32).sum()), jax.lax.stop_gradient(nll)
+    return (loss, weights.sum()), jax.lax.stop_gradient(nll)
 
 
 def _chunks(chunk: int, *arrays: Array) -> list[Array]:
@@ -56,46 +60,51 @@ def _unchunk(x: Array, length: int) -> Array:
     return x.reshape(*x.shape[:2], -1, *x.shape[4:])[:, :, :length]
 
 
-def _score(hidden, head, targets):
-    """Logits, log-sum-exp and nll of one chunk. The target's logit is picked by comparison: unlike
-    a gather this stays local when the vocabulary is sharded."""
+def _score(smoothing, hidden, head, targets):
+    """Logits, log-sum-exp, hits, loss and nll of one chunk. The target's logit is picked by
+    comparison: unlike a gather this stays local when the vocabulary is sharded."""
     logits = jnp.einsum("BCTD,VD->BCTV", hidden, head, preferred_element_type=jnp.float32)
     lse = jax.nn.logsumexp(logits, axis=-1)
     hit = jnp.arange(head.shape[0]) == targets[..., None]
-    return logits, lse, hit, lse - jnp.where(hit, logits, 0.0).sum(axis=-1)
+    nll = lse - jnp.where(hit, logits, 0.0).sum(axis=-1)
+    if not smoothing:
+        return logits, lse, hit, nll, nll
+    loss = (1 - smoothing) * nll + smoothing * (lse - logits.mean(axis=-1))
+    return logits, lse, hit, loss, nll
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _weighted_nll(chunk, hidden, head, targets, weights):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _weighted_nll(chunk, smoothing, hidden, head, targets, weights):
     def one(xs):
-        return _score(xs[0], head, xs[1])[-1]
+        return _score(smoothing, xs[0], head, xs[1])[3 if smoothing else 4 :]
 
-    nll = jax.lax.map(one, tuple(_chunks(chunk, hidden, targets)))
-    nll = _unchunk(nll, hidden.shape[2])
-    return (nll * weights).sum(), nll
+    scored = jax.lax.map(one, tuple(_chunks(chunk, hidden, targets)))
+    loss, nll = (_unchunk(x, hidden.shape[2]) for x in (scored[0], scored[-1]))
+    return (loss * weights).sum(), nll
 
 
-def _weighted_nll_fwd(chunk, hidden, head, targets, weights):
+def _weighted_nll_fwd(chunk, smoothing, hidden, head, targets, weights):
     def one(d_head, xs):
         h, t, w = xs
-        logits, lse, hit, nll = _score(h, head, t)
-        d_logits = (jnp.exp(logits - lse[..., None]) - hit) * w[..., None]
+        logits, lse, hit, loss, nll = _score(smoothing, h, head, t)
+        wanted = (1 - smoothing) * hit + smoothing / head.shape[0] if smoothing else hit
+        d_logits = (jnp.exp(logits - lse[..., None]) - wanted) * w[..., None]
         d_logits = d_logits.astype(hidden.dtype)
         d_hidden = jnp.einsum("BCTV,VD->BCTD", d_logits, head)
         part = jnp.einsum("BCTV,BCTD->VD", d_logits, h, preferred_element_type=jnp.float32)
-        return d_head + part, (nll, d_hidden)
+        return d_head + part, ((loss, nll)[0 if smoothing else 1 :], d_hidden)
 
     start = jnp.zeros(head.shape, jnp.float32)
-    d_head, (nll, d_hidden) = jax.lax.scan(one, start, _chunks(chunk, hidden, targets, weights))
-    nll, d_hidden = (_unchunk(x, hidden.shape[2]) for x in (nll, d_hidden))
-    saved = d_hidden, d_head.astype(head.dtype), nll
-    return ((nll * weights).sum(), nll), saved
+    d_head, (scored, d_hidden) = jax.lax.scan(one, start, _chunks(chunk, hidden, targets, weights))
+    loss, nll, d_hidden = (_unchunk(x, hidden.shape[2]) for x in (scored[0], scored[-1], d_hidden))
+    saved = d_hidden, d_head.astype(head.dtype), loss
+    return ((loss * weights).sum(), nll), saved
 
 
-def _weighted_nll_bwd(chunk, saved, cotangents):
-    d_hidden, d_head, nll = saved
+def _weighted_nll_bwd(chunk, smoothing, saved, cotangents):
+    d_hidden, d_head, loss = saved
     scale = cotangents[0]
-    d_weights = scale * nll
+    d_weights = scale * loss
     return (
         (scale * d_hidden).astype(d_hidden.dtype),
         (scale * d_head).astype(d_head.dtype),

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from glm_jax.ops.cross_entropy import linear_cross_entropy
@@ -41,6 +42,28 @@ def test_gradients_for_hidden_head_and_weights(case, chunk):
         hidden, head, weights
     )
     for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [3, 512])
+def test_label_smoothing_is_in_the_sum_and_its_gradients_alone(case, chunk):
+    hidden, head, targets, weights = case
+
+    def plain_sum(h, e, w):
+        labels = optax.smooth_labels(jax.nn.one_hot(targets, len(head)), 0.1)
+        return (optax.softmax_cross_entropy(h @ e.T, labels) * w).sum()
+
+    def ours(h, e, w):
+        (loss, _), nll = linear_cross_entropy(h, e, targets, w, chunk=chunk, label_smoothing=0.1)
+        return loss, nll
+
+    both = jax.value_and_grad(ours, (0, 1, 2), has_aux=True)(hidden, head, weights)
+    (loss, nll), grads = both
+    np.testing.assert_allclose(loss, plain_sum(hidden, head, weights), rtol=1e-6)
+    np.testing.assert_allclose(ours(hidden, head, weights)[0], loss, rtol=1e-6)
+    np.testing.assert_allclose(nll, plain(*case)[1], rtol=1e-5)
+    expected = jax.grad(plain_sum, (0, 1, 2))(hidden, head, weights)
+    for a, b in zip(grads, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
