@@ -53,18 +53,18 @@ def fill_blanks(model: GLM, tokenizer: Tokenizer, text: str, **options: Any) -> 
         raise UserError("fill gives one text; call it again with another seed")
     options.setdefault("vocab_limit", tokenizer.used)
     (sop,) = config.special.require("sop")
-    part_a = _part_a(tokenizer, text)
+    before = part_a(tokenizer, text)
     ids: list[int] = []
     answers: list[str] = []
     for _ in kinds:
         ids += [sop]
-        [piece] = generate(model, [part_a + ids], **options)
+        [piece] = generate(model, [before + ids], **options)
         ids += piece
         answers.append(tokenizer.decode(piece, skip_special_tokens=True).strip())
     return answers
 
 
-def _part_a(tokenizer: Tokenizer, text: str) -> list[int]:
+def part_a(tokenizer: Tokenizer, text: str) -> list[int]:
     """The text with its blanks as the released tokenizer lays it out, up to where sop stands."""
     ids = tokenizer.encode_blanks(text)
     sop = tokenizer.special.sop

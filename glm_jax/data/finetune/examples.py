@@ -8,12 +8,27 @@ import numpy as np
 
 from glm_jax.chat import TrainingText, render_training
 from glm_jax.config import GLMConfig
-from glm_jax.data.finetune.forms import Conversation
+from glm_jax.data.finetune.blanks import blank_text
+from glm_jax.data.finetune.forms import Conversation, Pair
 from glm_jax.data.finetune.options import FinetuneData
 from glm_jax.data.layout import Example
 from glm_jax.errors import UserError
 from glm_jax.text.layout import lay_out
 from glm_jax.text.tokenizer import Tokenizer
+
+
+def pair_texts(
+    pair: Pair, tokenizer: Tokenizer, options: FinetuneData, seq_len: int
+) -> list[TrainingText]:
+    """The text of a pair for a model without a chat format, as ``conversation_texts``."""
+    most = options.max_source_length, options.max_target_length
+    text, cut = blank_text(pair, tokenizer, options.blank, *most, seq_len)
+    if cut and options.too_long == "raise":
+        raise UserError(
+            f"source or target are too long for max_source_length {most[0]}, max_target_length "
+            f"{most[1]} and seq_len {seq_len}; see too_long"
+        )
+    return [] if cut and options.too_long == "skip" else [text]
 
 
 def conversation_texts(

@@ -33,6 +33,9 @@ class FinetuneData:
     """Field with earlier [question, answer] pairs; empty: history, where there is one."""
     text_column: str = "text"
     """Field with the text, of the form text."""
+    blank: str = ""
+    """For pairs in GLM's base models, which fill blanks: where the blank of a source without one
+    is, such as '[sMASK] Content: {}'; empty: behind it, [sMASK] or, without that, [MASK]."""
     turns: Literal["all", "last"] = "all"
     """Which of the assistant's turns are learned (as in the release: all for ChatGLM3, last for
     GLM-4's combine: True). Models with rounds read each learned turn as an example of its own."""

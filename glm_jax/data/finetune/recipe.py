@@ -10,7 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from glm_jax.config import GLMConfig
-from glm_jax.data.finetune.examples import balanced, conversation_texts, lay_out_text
+from glm_jax.data.finetune.examples import (
+    balanced,
+    conversation_texts,
+    lay_out_text,
+    pair_texts,
+)
 from glm_jax.data.finetune.forms import Pair, Text
 from glm_jax.data.finetune.options import FinetuneData
 from glm_jax.data.finetune.records import Record
@@ -85,11 +90,14 @@ class FinetuneRecipe:
 
     def _examples(self, record: Record) -> list[Example]:
         content = record.content
-        talk = content.conversation() if isinstance(content, Pair) else content
-        assert not isinstance(talk, Text)
-        texts = conversation_texts(
-            talk, self.tokenizer, self.chat_format, self.options, self.seq_len
-        )
+        assert not isinstance(content, Text)
+        if isinstance(content, Pair) and not self.chat_format:
+            texts = pair_texts(content, self.tokenizer, self.options, self.seq_len)
+        else:
+            talk = content.conversation() if isinstance(content, Pair) else content
+            texts = conversation_texts(
+                talk, self.tokenizer, self.chat_format, self.options, self.seq_len
+            )
         if not texts:
             _warn_once(f"left out as too long: {record.place}")
         examples = [lay_out_text(text, self.config) for text in texts]

@@ -165,6 +165,59 @@ def test_plain_text_is_learned_whole(name, tmp_path):
         assert all(np.isin(blanks, tokens).any() for tokens in masks)
 
 
+GLM = "glm-10b"
+
+
+def test_a_pair_without_a_chat_format_fills_a_blank(tmp_path):
+    path = write(tmp_path / "pairs.jsonl", {"source": "the file reads", "target": "a buffer"})
+    tokenizer = tiny_tokenizer(GLM)
+    special, encode = tokenizer.special, tokenizer.encode
+    [batch] = take(GLM, options(path), num_epochs=1)
+    [piece] = pieces(batch)
+    source = encode("the file reads", add_special_tokens=False)
+    target = encode("a buffer", add_special_tokens=False)
+    n, m = len(source), len(target)
+    # [CLS] the file reads [sMASK] <eos> | sop a buffer, the targets one id ahead of the tokens
+    part_a = [special.cls, *source, special.smask, special.eos]
+    assert piece["tokens"].tolist() == [*part_a, special.sop, *target]
+    assert piece["targets"][n + 3 :].tolist() == [*target, special.eop]
+    assert piece["loss_weights"].tolist() == [0] * (n + 3) + [1] * (m + 1)
+    assert piece["positions"].tolist() == [
+        [*range(n + 3), *[n + 1] * (m + 1)], [0] * (n + 3) + [*range(1, m + 2)]
+    ]  # fmt: skip
+    assert piece["k_end"].tolist() == [n + 3] * (n + 3) + [*range(n + 4, n + m + 5)]
+
+
+def test_where_the_blank_of_a_pair_is(tmp_path):
+    encode, special = tiny_tokenizer(GLM).encode_blanks, tiny_tokenizer(GLM).special
+    pair = {"source": "the file", "target": "reads"}
+    own = {"source": "the [MASK] reads", "target": " file"}
+    path = write(tmp_path / "pairs.jsonl", pair, own)
+    found = [
+        tuple(p["tokens"][: p["tokens"].tolist().index(special.sop)].tolist())
+        for b in take(GLM, options(path, blank="[gMASK] Content: {}"), num_epochs=1)
+        for p in pieces(b)
+    ]
+    assert set(found) == {tuple(encode("[gMASK] Content: the file")),
+                          tuple(encode("the [MASK] reads"))}  # fmt: skip
+    with pytest.raises(UserError, match=r"line 1: --blank '\{\} !' has no blank"):
+        take(GLM, options(path, blank="{} !"), num_epochs=1)
+
+
+def test_pairs_that_are_too_long_keep_their_blank(tmp_path):
+    path = write(tmp_path / "pairs.jsonl", {"source": "the file " * 60, "target": "reads " * 60})
+    special = tiny_tokenizer(GLM).special
+    [batch] = take(GLM, options(path, max_source_length=40, max_target_length=20), num_epochs=1)
+    [piece] = pieces(batch)
+    assert 38 <= piece["tokens"].tolist().index(special.sop) + 1 <= 40
+    assert special.smask in piece["tokens"] and piece["targets"][-1] == special.eop
+    assert piece["loss_weights"].sum() == 20
+    [batch] = take(GLM, options(path), num_epochs=1)
+    assert len(pieces(batch)[0]["tokens"]) >= 94
+    with pytest.raises(UserError, match="line 1: source or target are too long"):
+        take(GLM, options(path, too_long="raise"), num_epochs=1)
+
+
 @given(st.integers(1, 5), st.floats(0.01, 0.99), st.integers(0, 300))
 def test_mixing_keeps_the_order_of_each_side(streams, ratio, count):
     mixed = Mixed([*range(10**5)], range(-(10**6), 0), ratio, streams)
