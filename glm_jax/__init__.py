@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from glm_jax.nn import GLM
     from glm_jax.quantization import quantize
     from glm_jax.text import load_tokenizer
+    from glm_jax.text.classify import classify
     from glm_jax.text.fill import fill
     from glm_jax.text.generate import generate, stream
     from glm_jax.text.score import score
@@ -30,6 +31,7 @@ __all__ = [
     "GLMConfig",
     "Message",
     "UserError",
+    "classify",
     "fill",
     "generate",
     "load",
@@ -47,6 +49,7 @@ _HOMES = {
     "GLMConfig": "glm_jax.config",
     "Message": "glm_jax.chat",
     "UserError": "glm_jax.errors",
+    "classify": "glm_jax.text.classify",
     "fill": "glm_jax.text.fill",
     "generate": "glm_jax.text.generate",
     "load": "glm_jax.loading",

@@ -17,7 +17,7 @@ from glm_jax.nn.attention import Keys
 from glm_jax.text.layout import LaidOut, Rows, lay_out, stack_rows
 
 _SHORTEST_BUCKET = 16
-_TOKENS_AT_ONCE = 8192
+TOKENS_AT_ONCE = 8192
 _LOGITS_AT_ONCE = 1 << 26  # float32: 256 MB
 
 
@@ -26,7 +26,7 @@ def score(
     prompts: Sequence[Sequence[int]],
     *,
     compute: Compute | None = None,
-    max_tokens: int = _TOKENS_AT_ONCE,
+    max_tokens: int = TOKENS_AT_ONCE,
 ) -> list[Float[np.ndarray, "T V"]]:
     """Logits for every place of every prompt; row t of a result predicts token t + 1.
 
@@ -50,8 +50,8 @@ def score(
         compute = Compute(dtype=str(model.embedding.dtype))  # pyrefly: ignore[bad-argument-type]
     results: list[np.ndarray] = [np.empty(0)] * len(rows)
     with mesh_of(model):
-        for indices, width in _batches([len(row.tokens) for row in rows], max_tokens):
-            batch = _padded([rows[i] for i in indices], width)
+        for indices, width in batches([len(row.tokens) for row in rows], max_tokens):
+            batch = padded([rows[i] for i in indices], width)
             logits = _read(model, batch, compute)
             for i, one in zip(indices, logits, strict=False):
                 results[i] = one
@@ -68,7 +68,7 @@ def lay_out_all(model: GLM, prompts: Iterable[Sequence[int]]) -> list[LaidOut]:
     return rows
 
 
-def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[list[int], int]]:
+def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[tuple[list[int], int]]:
     """Indices of rows to read together, and the width to pad them to."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     width_of = lambda i: _power_of_two(lengths[i], _SHORTEST_BUCKET)
@@ -84,7 +84,7 @@ def _power_of_two(n: int, least: int = 1) -> int:
     return max(least, 1 << (n - 1).bit_length())
 
 
-def _padded(rows: list[LaidOut], width: int) -> Rows:
+def padded(rows: list[LaidOut], width: int) -> Rows:
     """With repeated rows up to a power of two: the number of rows is part of a compiled shape."""
     return stack_rows(rows + rows[:1] * (_power_of_two(len(rows)) - len(rows)), width)
 
