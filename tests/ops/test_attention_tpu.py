@@ -1,5 +1,6 @@
 """The TPU kernel, interpreted on CPU, against float64 numpy: values and all three gradients."""
 
+import dataclasses
 import functools
 
 import jax
@@ -19,13 +20,19 @@ from glm_jax.ops.attention.tpu.kernel import Plan, range_attention
 B, T, S, N, K, H = 2, 21, 29, 4, 2, 8
 
 FORWARD = Blocks(queries=8, lanes=16, keys=16, step=8, unit=4, heads=2)
+BACKWARD = Blocks(queries=8, lanes=8, keys=16, step=8, unit=4)
 PLANS = {
     # Two blocks of keys forward, two segments backward.
-    "segments": Plan(FORWARD, Blocks(queries=8, lanes=8, keys=16, step=8, unit=4), True),
+    "segments": Plan(FORWARD, BACKWARD, True),
+    "in place": Plan(
+        dataclasses.replace(FORWARD, in_place=True),
+        dataclasses.replace(BACKWARD, in_place=True),
+        True,
+    ),
     # All keys at once, and several tiles of queries in a program.
     "whole": Plan(
-        Blocks(queries=16, lanes=8, keys=32, step=8, unit=4),
-        Blocks(queries=16, lanes=8, keys=32, step=16, unit=4, heads=2),
+        Blocks(queries=16, lanes=8, keys=32, step=8, unit=4, part=4),
+        Blocks(queries=16, lanes=8, keys=32, step=16, unit=4, heads=2, part=2),
         True,
     ),
 }
@@ -132,10 +139,11 @@ def test_what_no_query_sees_is_not_computed():
     assert not np.asarray(dk)[:, :16].any() and not np.asarray(dv)[:, :16].any()
 
 
-def test_bfloat16_is_as_near_as_bfloat16_allows():
+@pytest.mark.parametrize("name", ["whole", "in place"])
+def test_bfloat16_is_as_near_as_bfloat16_allows(name):
     q, k, v, d_out = (jnp.asarray(x, jnp.bfloat16) for x in inputs(1))
     ends = np.broadcast_to(np.arange(1, T + 1, dtype=np.int32), (B, T))
-    ours = compiled("whole")(q, k, v, 0 * ends, ends, d_out)
+    ours = compiled(name)(q, k, v, 0 * ends, ends, d_out)
     assert all(x.dtype == jnp.bfloat16 for x in ours)
     for mine, right in zip(ours, numpy_attention(q, k, v, 0 * ends, ends, d_out), strict=True):
         np.testing.assert_allclose(np.asarray(mine, np.float64), right, atol=0.02, rtol=0.02)

@@ -85,7 +85,12 @@ def test_flops_of_the_attention_kernel_when_rows_are_causal():
     pairs = 32 * 2048 * 1024
     forward = causal_flops("jit/range_attention_forward/pallas_call", [queries, keys, *rest])
     assert forward == 4 * 128 * pairs
-    operands = [ranges, queries, queries, "f32[1,2,1,32768]", keys, *rest]
+    table, sums = "s32[32]{0}", "f32[1,2,1,32768]"
+    operands = [table, queries, queries, sums, sums, keys, *rest]
+    backward = causal_flops("jit/range_attention_backward/pallas_call", operands)
+    assert backward == 10 * 128 * pairs
+    in_place = "bf16[1,2048,4096]{2,1,0}"
+    operands = [table, in_place, in_place, sums, sums, keys, *rest]
     backward = causal_flops("jit/range_attention_backward/pallas_call", operands)
     assert backward == 10 * 128 * pairs
     assert causal_flops("jit/other/pallas_call", [queries, keys]) is None

@@ -19,18 +19,17 @@ def causal_flops(source: str, operands: Sequence[str]) -> int | None:
 
     Args:
       source: the call's ``op_name``.
-      operands: printed shapes. The queries [B, K, H, G * T] are the first array of four axes, the
-        keys [B, K, S, H] the first whose last axis is H.
+      operands: printed shapes. The queries are the first array with more than one axis,
+        [B, K, H, G * T] or [B, T, N * H]; the keys [B, K, S, H] the first other of four axes that
+        holds more than one number for each row.
     """
     names = [name for name in FLOPS_PER_CHANNEL if name in source]
     arrays = [_sizes(shape) for shape in operands]
-    arrays = [sizes for sizes in arrays if len(sizes) == 4]
-    if not names or not arrays:
+    queries = next((sizes for sizes in arrays if len(sizes) > 1), None)
+    others = [sizes for sizes in arrays if len(sizes) == 4 and sizes != queries and sizes[2] > 1]
+    if not names or queries is None or not others:
         return None
-    queries = arrays[0]
-    keys = next((sizes for sizes in arrays[1:] if sizes[3] == queries[2]), None)
-    if keys is None:
-        return None
+    keys = others[0]
     return FLOPS_PER_CHANNEL[names[0]] * math.prod(queries) * keys[2] // 2
 
 

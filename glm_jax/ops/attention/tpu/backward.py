@@ -18,14 +18,16 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from glm_jax.ops.attention.tpu.blocks import Blocks
+from glm_jax.ops.attention.tpu.layout import gather_rows, scatter_rows
 from glm_jax.ops.attention.tpu.tables import Fetches, Spans
-from glm_jax.ops.attention.tpu.tiles import dot, hide, walk
+from glm_jax.ops.attention.tpu.tiles import dot, hide, to_base_2, walk
 
 
 def _kernel(*refs, blocks: Blocks, groups: int):
-    table = Spans(*refs[:4])
-    q_ref, grad_ref, lse_ref, delta_ref, k_ref, k_turned_ref, v_ref, ranges_ref = refs[7:15]
-    dq_ref, dk_ref, dv_ref, sum_ref = refs[15:]
+    table = Spans(*refs[:6])
+    q_ref, grad_ref, lse_ref, delta_ref, k_ref, k_turned_ref, v_ref, ranges_ref = refs[9:17]
+    dq_ref, dk_ref, dv_ref, sum_ref = refs[17:21]
+    rows_ref, grads_ref = refs[21:] if blocks.in_place else (q_ref.at[0], grad_ref.at[0])
     b, i = pl.program_id(0), pl.program_id(2)
 
     @pl.when(i == 0)
@@ -34,9 +36,12 @@ def _kernel(*refs, blocks: Blocks, groups: int):
         dv_ref[...] = jnp.zeros_like(dv_ref)
 
     sum_ref[...] = jnp.zeros_like(sum_ref)
+    if blocks.in_place:
+        gather_rows(rows_ref, q_ref, groups=groups, scale=to_base_2(rows_ref.shape[1]))
+        gather_rows(grads_ref, grad_ref, groups=groups)
 
     def step(head, lanes, keys, first_key, masked):
-        q, grad = q_ref[0, head, :, lanes], grad_ref[0, head, :, lanes]
+        q, grad = rows_ref[head, :, lanes], grads_ref[head, :, lanes]
         scores = dot(k_ref[0, head, keys, :], q, (1, 0))
         if masked:
             scores = hide(scores, ranges_ref[0, :, lanes], first_key)
@@ -48,13 +53,17 @@ def _kernel(*refs, blocks: Blocks, groups: int):
         sum_ref[head, :, lanes] += dot(k_turned_ref[0, head, :, keys], d_scores, (1, 0))
 
     walk(table, blocks, groups, b, i, 0, step)
-    dq_ref[0] = sum_ref[...].astype(dq_ref.dtype)
+    if not blocks.in_place:
+        dq_ref[0] = sum_ref[...].astype(dq_ref.dtype)
+        return
+    for head in range(blocks.heads):
+        scatter_rows(dq_ref, head, sum_ref[head], groups=groups)
 
 
 @functools.partial(jax.jit, static_argnames=("blocks", "groups", "interpret", "dq_dtype"))
 def backward(
-    q: Float[Array, "B K H R"],
-    d_out: Float[Array, "B K H R"],
+    q: Float[Array, "B K H R"] | Float[Array, "B T N*H"],
+    d_out: Float[Array, "B K H R"] | Float[Array, "B T N*H"],
     lse: Float[Array, "B K 1 R"],
     delta: Float[Array, "B K 1 R"],
     k: Float[Array, "B K S H"],
@@ -67,28 +76,36 @@ def backward(
     groups: int,
     dq_dtype,
     interpret: bool = False,
-) -> tuple[Float[Array, "B K H R"], Float[Array, "B K S H"], Float[Array, "B K S H"]]:
-    """Gradients for one segment, S = ``blocks.keys``; dk and dv in float32.
+) -> tuple[Array, Float[Array, "B K S H"], Float[Array, "B K S H"]]:
+    """Gradients for one segment, S = ``blocks.keys``: dq like ``q``; dk and dv in float32.
 
     That of the scores is taken as if they were to base e: the caller scales dq and dk.
     """
-    b, kv_heads, h, total = q.shape
+    (b, kv_heads, _, h), total = k.shape, ranges.shape[2]
     rows, keys, heads = groups * blocks.queries, blocks.keys, blocks.heads
     q_blocks = total // rows
 
     def of_rows(b, n, i, *scalars):
-        return b, n, 0, scalars[6][b * q_blocks + i]
+        return b, n, 0, scalars[-1][b * q_blocks + i]
 
     def of_keys(b, n, i, *_):
         return b, n, 0, 0
 
-    big, flat = (
+    def of_queries(b, n, i, *scalars):
+        return b, scalars[-1][b * q_blocks + i], n
+
+    big, result = (
         pl.BlockSpec((1, heads, h, rows), of_rows),
-        pl.BlockSpec((1, heads, 1, rows), of_rows),
+        pl.BlockSpec((1, heads, h, rows), lambda b, n, i, *_: (b, n, 0, i)),
     )
+    if blocks.in_place:
+        shape = 1, blocks.queries, heads * groups * h
+        big = pl.BlockSpec(shape, of_queries)
+        result = pl.BlockSpec(shape, lambda b, n, i, *_: (b, i, n))
+    flat = pl.BlockSpec((1, heads, 1, rows), of_rows)
     whole = pl.BlockSpec((1, heads, keys, h), of_keys)
     spec = pltpu.PrefetchScalarGridSpec(
-        num_scalar_prefetch=7,
+        num_scalar_prefetch=9,
         grid=(b, kv_heads // heads, q_blocks),
         in_specs=[
             big,
@@ -98,14 +115,17 @@ def backward(
             whole,
             pl.BlockSpec((1, heads, h, keys), of_keys),
             whole,
-            pl.BlockSpec((1, 2, rows), lambda b, n, i, *s: (b, 0, s[6][b * q_blocks + i])),
+            pl.BlockSpec((1, 2, rows), lambda b, n, i, *s: (b, 0, s[-1][b * q_blocks + i])),
         ],
         out_specs=[
-            pl.BlockSpec((1, heads, h, rows), lambda b, n, i, *_: (b, n, 0, i)),
+            result,
             whole,
             whole,
         ],
-        scratch_shapes=[pltpu.VMEM((heads, h, rows), jnp.float32)],
+        scratch_shapes=[
+            pltpu.VMEM((heads, h, rows), jnp.float32),
+            *[pltpu.VMEM((heads, h, rows), q.dtype)] * (2 * blocks.in_place),
+        ],
     )
     return pl.pallas_call(
         functools.partial(_kernel, blocks=blocks, groups=groups),

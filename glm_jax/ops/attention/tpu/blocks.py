@@ -31,11 +31,21 @@ class Blocks:
     """Key heads of one program: all see the same keys, and one computes while another waits."""
     vmem: int | None = None
     """Bytes of fast memory to ask for; None: what the compiler gives."""
+    part: int = 0
+    """Queries of a tile that are left out together where they see none of the keys; 0: only a tile
+    as a whole is. Parts want tiles of one head."""
+    in_place: bool = False
+    """Queries and outputs are [B, T, N * H], and the program puts its rows together itself."""
 
     @property
     def tile(self) -> int:
         """Queries computed together."""
         return min(self.lanes, self.queries)
+
+    @property
+    def parts(self) -> int:
+        """Parts of one tile."""
+        return self.tile // self.part if self.part else 1
 
     @property
     def tiles(self) -> int:
@@ -73,6 +83,8 @@ _TABLE = {
 # scores and what the compiler adds.
 _FORWARD_SHARE, _BACKWARD_SHARE = 0.53, 0.5
 _LANES = 128
+# Below it the fast memory is that of v4: an eighth of v5e's and v6e's, a quarter of v5p's.
+_SMALL = 2**25
 
 
 def choose(problem: Problem) -> tuple[Blocks, Blocks]:
@@ -82,12 +94,15 @@ def choose(problem: Problem) -> tuple[Blocks, Blocks]:
     # Both copies of keys and values; backward also the keys turned, and two float32 gradients.
     forward_bytes = 4 * width * problem.itemsize
     backward_bytes = 6 * width * problem.itemsize + 16 * width
-    small = problem.vmem < 2**25
+    # Only whole vectors can be taken out of [B, T, N * H] as they are.
+    in_place = problem.groups > 1 and problem.head_dim % _LANES == 0
+    row_bytes = problem.groups * queries * width * problem.itemsize if in_place else 0
+    small = problem.vmem < _SMALL
     forward_heads = _heads(problem.kv_heads, (512 if small else 1024) // lanes)
     backward_heads = _heads(problem.kv_heads, 1 if small else min(2, 1024 // lanes))
 
-    def blocks(heads: int, per_key: int, share: float) -> Blocks:
-        most = int(share * problem.vmem) // (heads * per_key)
+    def blocks(heads: int, per_key: int, share: float, rows: int) -> Blocks:
+        most = (int(share * problem.vmem) - rows * heads * row_bytes) // (heads * per_key)
         keys = _even(problem.keys, max(_LANES, most // _LANES * _LANES))
         return Blocks(
             queries=queries,
@@ -96,20 +111,24 @@ def choose(problem: Problem) -> tuple[Blocks, Blocks]:
             step=min(512, keys),
             heads=heads,
             vmem=int(0.9 * problem.vmem),
+            part=_LANES if problem.groups == 1 else 0,
+            in_place=in_place,
         )
 
     return (
-        blocks(forward_heads, forward_bytes, _FORWARD_SHARE),
-        blocks(backward_heads, backward_bytes, _BACKWARD_SHARE),
+        blocks(forward_heads, forward_bytes, _FORWARD_SHARE, 1),
+        blocks(backward_heads, backward_bytes, _BACKWARD_SHARE, 2),
     )
 
 
 def _rows(problem: Problem) -> tuple[int, int]:
     """Queries of a program and rows of a tile."""
+    # Many rows and their gradients leave a small memory no room for keys.
+    longest = 8192 if problem.vmem < _SMALL else problem.queries
     queries, tile, most = next(
         sizes
         for (groups, length), sizes in _TABLE.items()
-        if problem.groups >= groups and (length is None or problem.queries <= length)
+        if problem.groups >= groups and (length is None or min(problem.queries, longest) <= length)
     )
     if problem.groups * queries % _LANES:
         queries = tile = _LANES

@@ -18,8 +18,9 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from glm_jax.ops.attention.tpu.blocks import Blocks
+from glm_jax.ops.attention.tpu.layout import gather_rows, scatter_rows
 from glm_jax.ops.attention.tpu.tables import Fetches, Spans
-from glm_jax.ops.attention.tpu.tiles import HIDDEN, dot, hide, walk
+from glm_jax.ops.attention.tpu.tiles import HIDDEN, dot, hide, to_base_2, walk
 
 # Hidden scores lie below the lowest possible maximum, so that a row which has seen nothing yet
 # weighs them with 2 ** (HIDDEN - LOWEST) = 0 and not with 2 ** 0.
@@ -29,8 +30,9 @@ EMPTY = 1e30
 
 
 def _kernel(*refs, blocks: Blocks, groups: int):
-    table = Spans(*refs[:4])
-    q_ref, k_ref, v_ref, ranges_ref, out_ref, lse_ref, top_ref, total_ref, sum_ref = refs[7:]
+    table = Spans(*refs[:6])
+    q_ref, k_ref, v_ref, ranges_ref, out_ref, lse_ref, top_ref, total_ref, sum_ref = refs[9:18]
+    rows_ref = refs[18] if blocks.in_place else q_ref.at[0]
     b, i, j = pl.program_id(0), pl.program_id(2), pl.program_id(3)
 
     @pl.when(j == 0)
@@ -38,9 +40,12 @@ def _kernel(*refs, blocks: Blocks, groups: int):
         top_ref[...] = jnp.full_like(top_ref, LOWEST)
         total_ref[...] = jnp.zeros_like(total_ref)
         sum_ref[...] = jnp.zeros_like(sum_ref)
+        if blocks.in_place:
+            scale = to_base_2(rows_ref.shape[1])
+            gather_rows(rows_ref, q_ref, groups=groups, scale=scale)
 
     def step(head, lanes, keys, first_key, masked):
-        scores = dot(k_ref[0, head, keys, :], q_ref[0, head, :, lanes], (1, 0))
+        scores = dot(k_ref[0, head, keys, :], rows_ref[head, :, lanes], (1, 0))
         if masked:
             scores = hide(scores, ranges_ref[0, :, lanes], first_key)
         old = top_ref[head, :, lanes]
@@ -60,13 +65,17 @@ def _kernel(*refs, blocks: Blocks, groups: int):
         total = total_ref[...]
         empty = total == 0.0
         safe = jnp.where(empty, 1.0, total)
-        out_ref[0] = (sum_ref[...] / safe).astype(out_ref.dtype)
         lse_ref[0] = jnp.where(empty, EMPTY, top_ref[...] + jnp.log2(safe))
+        if not blocks.in_place:
+            out_ref[0] = (sum_ref[...] / safe).astype(out_ref.dtype)
+            return
+        for head in range(blocks.heads):
+            scatter_rows(out_ref, head, sum_ref[head] / safe[head], groups=groups)
 
 
 @functools.partial(jax.jit, static_argnames=("blocks", "groups", "interpret"))
 def forward(
-    q: Float[Array, "B K H R"],
+    q: Float[Array, "B K H R"] | Float[Array, "B T N*H"],
     k: Float[Array, "B K S H"],
     v: Float[Array, "B K H S"],
     ranges: Int[Array, "B 2 R"],
@@ -76,12 +85,13 @@ def forward(
     blocks: Blocks,
     groups: int,
     interpret: bool = False,
-) -> tuple[Float[Array, "B K H R"], Float[Array, "B K 1 R"]]:
-    """Output and base-2 log-sum-exp of every row.
+) -> tuple[Float[Array, "B K H R"] | Float[Array, "B T N*H"], Float[Array, "B K 1 R"]]:
+    """Output, like ``q``, and base-2 log-sum-exp of every row.
 
-    Rows are laid out [block of queries, head of the group, query of the block].
+    Rows are laid out [block of queries, head of the group, query of the block] and their queries
+    scaled by ``to_base_2``; with ``blocks.in_place`` queries are as the network has them.
     """
-    b, kv_heads, h, total = q.shape
+    (b, kv_heads, h, _), total = v.shape, ranges.shape[2]
     rows, heads = groups * blocks.queries, blocks.heads
     q_blocks, k_blocks = total // rows, k.shape[2] // blocks.keys
 
@@ -89,34 +99,38 @@ def forward(
         return jnp.clip(j, low[b * q_blocks + i], high[b * q_blocks + i])
 
     def of_rows(b, n, i, j, *scalars):
-        return b, n, 0, scalars[6][b * q_blocks + i]
+        block = scalars[-1][b * q_blocks + i]
+        return (b, block, n) if blocks.in_place else (b, n, 0, block)
 
     def of_outputs(b, n, i, j, *_):
-        return b, n, 0, i
+        return (b, i, n) if blocks.in_place else (b, n, 0, i)
 
     def of_keys(b, n, i, j, *scalars):
-        return b, n, key_block(b, i, j, *scalars[4:6]), 0
+        return b, n, key_block(b, i, j, *scalars[-3:-1]), 0
 
     def of_values(b, n, i, j, *scalars):
-        return b, n, 0, key_block(b, i, j, *scalars[4:6])
+        return b, n, 0, key_block(b, i, j, *scalars[-3:-1])
 
+    in_place = 1, blocks.queries, heads * groups * h
+    of_program = in_place if blocks.in_place else (1, heads, h, rows)
     spec = pltpu.PrefetchScalarGridSpec(
-        num_scalar_prefetch=7,
+        num_scalar_prefetch=9,
         grid=(b, kv_heads // heads, q_blocks, k_blocks),
         in_specs=[
-            pl.BlockSpec((1, heads, h, rows), of_rows),
+            pl.BlockSpec(of_program, of_rows),
             pl.BlockSpec((1, heads, blocks.keys, h), of_keys),
             pl.BlockSpec((1, heads, h, blocks.keys), of_values),
             pl.BlockSpec((1, 2, rows), lambda b, n, i, j, *_: (b, 0, i)),
         ],
         out_specs=[
-            pl.BlockSpec((1, heads, h, rows), of_outputs),
-            pl.BlockSpec((1, heads, 1, rows), of_outputs),
+            pl.BlockSpec(of_program, of_outputs),
+            pl.BlockSpec((1, heads, 1, rows), lambda b, n, i, j, *_: (b, n, 0, i)),
         ],
         scratch_shapes=[
             pltpu.VMEM((heads, 1, rows), jnp.float32),
             pltpu.VMEM((heads, 1, rows), jnp.float32),
             pltpu.VMEM((heads, h, rows), jnp.float32),
+            *[pltpu.VMEM((heads, h, rows), q.dtype)] * blocks.in_place,
         ],
     )
     return pl.pallas_call(

@@ -15,6 +15,7 @@ from glm_jax.ops.attention.tpu import layout, tables
 from glm_jax.ops.attention.tpu.backward import backward
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.forward import forward
+from glm_jax.ops.attention.tpu.tiles import to_base_2
 
 
 class Plan(NamedTuple):
@@ -38,14 +39,33 @@ def range_attention(
     return _forward(plan, q, k, v, k_start, k_end)[0]
 
 
-def _rows(plan: Plan, blocks: Blocks, x: Array, kv_heads: int) -> Array:
+def _rows(blocks: Blocks, x: Float[Array, "B T N H"], kv_heads: int) -> Float[Array, "B K H R"]:
     return layout.to_rows(layout.pad(x, blocks.queries), x.shape[2] // kv_heads, blocks.queries)
+
+
+def _queries(blocks: Blocks, x: Array, kv_heads: int, scale: float = 1.0) -> Array:
+    """As the kernel takes them; in place it scales them itself."""
+    if blocks.in_place:
+        return layout.flat(layout.pad(x, blocks.queries))
+    # In float32: rounded to bfloat16, the scale would be wrong by up to 0.4 %.
+    return _rows(blocks, (x.astype(jnp.float32) * scale).astype(x.dtype), kv_heads)
+
+
+def _from_queries(blocks: Blocks, x: Array, like: Float[Array, "B T N H"], groups: int) -> Array:
+    """The inverse of ``_queries``, without its padding."""
+    (b, t, n, h) = like.shape
+    heads = (
+        x.reshape(b, -1, n, h) if blocks.in_place else layout.from_rows(x, groups, blocks.queries)
+    )
+    return heads[:, :t]
 
 
 def _scalars(blocks: Blocks, k_start: Array, k_end: Array, groups: int):
     """Each row's range, and the tables made from them; ranges count keys of S."""
     starts, ends = (layout.pad(x, blocks.queries) for x in (k_start, k_end))
-    table = tables.spans(starts, ends, tile=blocks.tile, unit=blocks.unit)
+    table = tables.spans(
+        starts, ends, tile=blocks.tile, unit=blocks.unit, part=blocks.part or blocks.tile
+    )
     units = blocks.keys // blocks.unit
     fetch = tables.fetches(table, batch=len(starts), tiles=blocks.tiles, units=units)
     return layout.range_rows(starts, ends, groups, blocks.queries), table, fetch
@@ -55,14 +75,15 @@ def _forward(plan, q, k, v, k_start, k_end):
     (t, n, h), kv_heads, blocks = q.shape[1:], k.shape[2], plan.forward
     groups = n // kv_heads
     k_start, k_end = (jnp.clip(x, 0, k.shape[1]) for x in (k_start, k_end))
-    turned = _rows(plan, blocks, q * (math.log2(math.e) * h**-0.5), kv_heads)
+    queries = _queries(blocks, q, kv_heads, to_base_2(h))
     keys, values = (layout.pad(x, blocks.keys) for x in (k, v))
     out, lse = forward(
-        turned, keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 3, 1),
+        queries, keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 3, 1),
         *_scalars(blocks, k_start, k_end, groups),
         blocks=blocks, groups=groups, interpret=plan.interpret,
     )  # fmt: skip
-    out, lse = (layout.from_rows(x, groups, blocks.queries)[:, :t] for x in (out, lse))
+    out = _from_queries(blocks, out, q, groups)
+    lse = layout.from_rows(lse, groups, blocks.queries)[:, :t]
     # Named alike, so that a policy which keeps the output need not run the kernel again.
     out, lse = (checkpoint_name(x, "attention_out") for x in (out, lse[..., 0]))
     return out, (q, k, v, k_start, k_end, out, lse)
@@ -70,25 +91,19 @@ def _forward(plan, q, k, v, k_start, k_end):
 
 def _backward(plan, saved, d_out):
     q, k, v, k_start, k_end, out, lse = saved
-    t, s, h, kv_heads, blocks = q.shape[1], k.shape[1], q.shape[3], k.shape[2], plan.backward
+    s, h, kv_heads, blocks = k.shape[1], q.shape[3], k.shape[2], plan.backward
     groups = q.shape[2] // kv_heads
     delta = jnp.einsum("BTNH,BTNH->BTN", out, d_out, preferred_element_type=jnp.float32)
-    turned, grads, lse, delta = (
-        _rows(plan, blocks, x, kv_heads)
-        for x in (
-            q * (math.log2(math.e) * h**-0.5),
-            d_out.astype(q.dtype),
-            lse[..., None],
-            delta[..., None],
-        )
-    )
+    queries = _queries(blocks, q, kv_heads, to_base_2(h))
+    grads = _queries(blocks, d_out.astype(q.dtype), kv_heads)
+    lse, delta = (_rows(blocks, x[..., None], kv_heads) for x in (lse, delta))
     keys, values = (layout.pad(x, blocks.keys).transpose(0, 2, 1, 3) for x in (k, v))
     segments = keys.shape[2] // blocks.keys
 
     def segment(keys, values, first, dq_dtype):
         starts, ends = (jnp.clip(x - first, 0, blocks.keys) for x in (k_start, k_end))
         return backward(
-            turned, grads, lse, delta, keys, values, *_scalars(blocks, starts, ends, groups),
+            queries, grads, lse, delta, keys, values, *_scalars(blocks, starts, ends, groups),
             blocks=blocks, groups=groups, dq_dtype=dq_dtype, interpret=plan.interpret,
         )  # fmt: skip
 
@@ -104,10 +119,10 @@ def _backward(plan, saved, d_out):
             return dq + part, (dk, dv)
 
         firsts = jnp.arange(segments, dtype=jnp.int32) * blocks.keys
-        zero = jnp.zeros(turned.shape, jnp.float32)
+        zero = jnp.zeros(queries.shape, jnp.float32)
         dq, (dk, dv) = jax.lax.scan(one, zero, (split(keys), split(values), firsts))
         dk, dv = join(dk), join(dv)
-    dq = layout.from_rows(dq, groups, blocks.queries)[:, :t] * h**-0.5
+    dq = _from_queries(blocks, dq, q, groups) * h**-0.5
     dk, dv = (x.transpose(0, 2, 1, 3)[:, :s] for x in (dk * math.log(2), dv))
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
 

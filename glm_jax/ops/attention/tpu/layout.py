@@ -1,4 +1,10 @@
-"""Rows of one key head side by side: [block of queries, head of the group, query of the block]."""
+"""Where rows lie: a row is a query of one head, and those of one key head stand side by side, as
+[block of queries, head of the group, query of the block].
+
+XLA lays them out so where a key head has one query head. Of grouped heads, a program of the kernel
+takes its queries as the network has them and puts its own rows together in fast memory
+(``gather_rows``), which saves the copies of queries, outputs and gradients that XLA would make.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +30,32 @@ def from_rows(x: Float[Array, "B K H R"], groups: int, block: int) -> Float[Arra
     b, kv_heads, h, rows = x.shape
     split = x.reshape(b, kv_heads, h, rows // groups // block, groups, block)
     return split.transpose(0, 3, 5, 1, 4, 2).reshape(b, rows // groups, kv_heads * groups, h)
+
+
+def flat(x: Float[Array, "B T N H"]) -> Float[Array, "B T N*H"]:
+    """Heads side by side."""
+    return x.reshape(*x.shape[:2], -1)
+
+
+def gather_rows(to_ref, from_ref, *, groups: int, scale: float = 1.0) -> None:
+    """In a program: its block [1, queries, heads * G * H] to rows [heads, H, G * queries]."""
+    heads, h, rows = to_ref.shape
+    queries = rows // groups
+    for head in range(heads):
+        for group in range(groups):
+            at = (head * groups + group) * h
+            part = from_ref[0, :, at : at + h].astype(jnp.float32) * scale
+            lanes = slice(group * queries, (group + 1) * queries)
+            to_ref[head, :, lanes] = part.T.astype(to_ref.dtype)
+
+
+def scatter_rows(to_ref, head: int, rows: Float[Array, "H R"], *, groups: int) -> None:
+    """In a program: one key head's rows to their places in [1, queries, heads * G * H]."""
+    h, queries = rows.shape[0], rows.shape[1] // groups
+    for group in range(groups):
+        at = (head * groups + group) * h
+        part = rows[:, group * queries : (group + 1) * queries]
+        to_ref[0, :, at : at + h] = part.T.astype(to_ref.dtype)
 
 
 def range_rows(

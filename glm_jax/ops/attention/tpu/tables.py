@@ -30,6 +30,9 @@ class Spans(NamedTuple):
     inner_first: Int[Array, " B*tiles"]
     inner_stop: Int[Array, " B*tiles"]
     stop: Int[Array, " B*tiles"]
+    part_first: Int[Array, " B*parts"]
+    """The same of the parts of every tile, which are left out where they alone see nothing."""
+    part_stop: Int[Array, " B*parts"]
 
 
 class Fetches(NamedTuple):
@@ -41,18 +44,27 @@ class Fetches(NamedTuple):
     """The block itself, or, where it sees nothing, one that is in memory already."""
 
 
-def spans(k_start: Int[Array, "B T"], k_end: Int[Array, "B T"], *, tile: int, unit: int) -> Spans:
-    """The units that tiles of ``tile`` queries see; T is a multiple of ``tile``."""
-    b = k_start.shape[0]
-    start, end = (x.reshape(b, -1, tile) for x in (k_start, k_end))
+def spans(
+    k_start: Int[Array, "B T"], k_end: Int[Array, "B T"], *, tile: int, unit: int, part: int
+) -> Spans:
+    """The units that tiles of ``tile`` queries see, and parts of them; T is a multiple of both."""
+    parts = _outer(k_start, k_end, part, unit)
+    first, stop = _outer(k_start, k_end, tile, unit)
+    start, end = (x.reshape(len(x), -1, tile) for x in (k_start, k_end))
+    inner_first = jnp.clip(-(-start.max(axis=-1) // unit), first, stop)
+    inner_stop = jnp.clip(end.min(axis=-1) // unit, inner_first, stop)
+    found = first, inner_first, inner_stop, stop, *parts
+    return Spans(*(x.astype(jnp.int32).reshape(-1) for x in found))
+
+
+def _outer(k_start: Array, k_end: Array, size: int, unit: int) -> tuple[Array, Array]:
+    """First and last-but-one unit that any of ``size`` queries sees."""
+    start, end = (x.reshape(len(x), -1, size) for x in (k_start, k_end))
     seen = start < end
     low = jnp.where(seen, start, _FAR).min(axis=-1)
     high = jnp.where(seen, end, 0).max(axis=-1)
     stop = -(-high // unit)
-    first = jnp.minimum(low // unit, stop)
-    inner_first = jnp.clip(-(-start.max(axis=-1) // unit), first, stop)
-    inner_stop = jnp.clip(end.min(axis=-1) // unit, inner_first, stop)
-    return Spans(*(x.astype(jnp.int32).reshape(-1) for x in (first, inner_first, inner_stop, stop)))
+    return jnp.minimum(low // unit, stop), stop
 
 
 def fetches(of: Spans, *, batch: int, tiles: int, units: int) -> Fetches:
@@ -69,5 +81,5 @@ def fetches(of: Spans, *, batch: int, tiles: int, units: int) -> Fetches:
 
 
 def units_computed(of: Spans) -> Int[Array, ""]:
-    """Units times tiles that one head computes."""
-    return (of.stop - of.first).sum()
+    """Units times parts that one head computes."""
+    return (of.part_stop - of.part_first).sum()

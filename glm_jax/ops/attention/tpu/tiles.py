@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,17 +38,27 @@ def walk(
         # jax.lax's division, as // asks which chip this is, and a program that is compiled for
         # another machine's chip cannot say.
         at = batch * tiles_per_row + q_block * blocks.tiles + jax.lax.rem(c, blocks.tiles)
-        first, inner_first, inner_stop, stop = (jnp.clip(x[at] - origin, 0, units) for x in table)
+        first, inner_first, inner_stop, stop = (
+            jnp.clip(x[at] - origin, 0, units) for x in table[:4]
+        )
         whole = jax.lax.div(inner_stop - inner_first, large)
-        lanes = pl.ds(pl.multiple_of(c * blocks.lanes, blocks.lanes), blocks.lanes)
+        part = blocks.lanes // blocks.parts
 
-        def stretch(unit, size, masked):
+        def stretch(unit, size, masked, part=0, lanes=blocks.lanes):
             start = pl.multiple_of(unit * blocks.unit, blocks.unit)
+            rows = pl.ds(pl.multiple_of(c * blocks.lanes + part * lanes, lanes), lanes)
             for head in range(blocks.heads):
-                step(head, lanes, pl.ds(start, size), origin * blocks.unit + start, masked)
+                step(head, rows, pl.ds(start, size), origin * blocks.unit + start, masked)
 
         def edge(unit, _):
-            stretch(unit, blocks.unit, True)
+            if blocks.parts == 1:
+                stretch(unit, blocks.unit, True)
+                return 0
+            for x in range(blocks.parts):
+                mine = at * blocks.parts + x
+                seen = origin + unit >= table.part_first[mine]
+                seen &= origin + unit < table.part_stop[mine]
+                pl.when(seen)(functools.partial(stretch, unit, blocks.unit, True, x, part))
             return 0
 
         def inner(x, _):
@@ -59,6 +71,11 @@ def walk(
         return 0
 
     jax.lax.fori_loop(0, groups * blocks.queries // blocks.lanes, tile, 0)
+
+
+def to_base_2(head_dim: int) -> float:
+    """What makes the product of a query and a key the power of two of its weight."""
+    return math.log2(math.e) * head_dim**-0.5
 
 
 def dot(x: Array, y: Array, contract: tuple[int, int]) -> Array:
