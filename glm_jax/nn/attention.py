@@ -13,11 +13,19 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from glm_jax.config import GLMConfig
-from glm_jax.nn.cache import KVCache
+from glm_jax.nn.cache import CachedKeys, KVCache
 from glm_jax.nn.compute import Compute
 from glm_jax.nn.linear import layer_linear
 from glm_jax.nn.positions import Rope
-from glm_jax.ops.attention import Dropout, LayerPrefix, Order, attention, cached_attention
+from glm_jax.ops.attention import (
+    Dropout,
+    LayerPrefix,
+    Order,
+    attention,
+    cached_attention,
+    in_place_attention,
+    reads_in_place,
+)
 from glm_jax.sharding import constrain
 
 
@@ -83,9 +91,18 @@ class Attention(nnx.Module):
         cache = None
         if memory is not None:
             cache, held = memory.cache.write(memory.layer, k, v, memory.slots)
-            out = cached_attention(
-                q, *held.floats(q.dtype), keys.start, keys.end, implementation=compute.attention
-            )
+            whole = cache.layers
+            stacked = isinstance(whole, CachedKeys)
+            if stacked and reads_in_place(q, k.shape[2], compute.attention):
+                out = in_place_attention(
+                    q, whole.k, whole.v, memory.layer, keys.start, keys.end,
+                    whole.k_scale, whole.v_scale,
+                )  # fmt: skip
+            else:
+                out = cached_attention(
+                    q, *held.floats(q.dtype), keys.start, keys.end,
+                    implementation=compute.attention,
+                )  # fmt: skip
         else:
             if prefix is not None:
                 keys = keys.after(len(prefix.k))

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from train.planning.chips import Chip
 from train.planning.question import Question
 
 
@@ -52,7 +53,7 @@ def estimate(question: Question, found: Mapping[str, Any]) -> Estimate:
             found["estimated_cycles"] / chip.clock,
             f"XLA's estimated_cycles x loop trips at {chip.clock / 1e9:g} GHz",
         ),
-        *_kernels(found["kernels"], chip.peak_flops),
+        *_kernels(found["kernels"], chip),
         *_loops(found["data_loops"], question),
         *_collectives(found["collectives"], question),
     ]
@@ -66,18 +67,25 @@ def memory_floor(question: Question, found: Mapping[str, Any]) -> float:
     return read / question.where.chip.hbm_bandwidth
 
 
-def _kernels(kernels: list[Mapping[str, Any]], peak: float) -> list[Part]:
+def _kernels(kernels: list[Mapping[str, Any]], chip: Chip) -> list[Part]:
     parts = []
     ours = [k for k in kernels if k["causal_flops"] is not None]
     stated = [k for k in kernels if k not in ours and k["flops"] is not None]
-    for name, some, key, flops in (
-        ("attention kernel", ours, "causal_flops", "FLOPs of causal rows"),
-        ("Pallas kernels", stated, "flops", "the FLOPs they state"),
-    ):
+
+    def stated_seconds(kernel: Mapping[str, Any]) -> float:
+        read = (kernel["bytes"] or 0) / chip.hbm_bandwidth
+        return max(kernel["flops"] / chip.peak_flops, read)
+
+    for name, some, seconds, how in (
+        ("attention kernel", ours, lambda k: k["causal_flops"] / chip.peak_flops,
+         "FLOPs of causal rows at peak"),
+        ("Pallas kernels", stated, stated_seconds,
+         "the FLOPs they state at peak, or their bytes at the memory's bandwidth"),
+    ):  # fmt: skip
         if some:
-            seconds = sum(k["times"] * k[key] for k in some) / peak
+            total = sum(k["times"] * seconds(k) for k in some)
             calls = sum(k["times"] for k in some)
-            parts.append(Part(name, seconds, f"{calls} calls, {flops} at peak: at least"))
+            parts.append(Part(name, total, f"{calls} calls, {how}: at least"))
     silent = sum(k["times"] for k in kernels if k not in ours and k not in stated)
     if silent:
         parts.append(Part("other kernels", None, f"{silent} calls that state no FLOPs: unknown"))

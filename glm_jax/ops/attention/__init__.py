@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from glm_jax.ops.attention.chunked import chunked_attention
 from glm_jax.ops.attention.context import LocalAttention, Order
+from glm_jax.ops.attention.in_place import in_place_attention, reads_in_place
 from glm_jax.ops.attention.prefix import LayerPrefix
 from glm_jax.ops.attention.reference import (
     Dropout,
@@ -48,8 +49,9 @@ def attention(
     Args:
       implementation: ``reference`` holds all [T, S] scores; ``chunked`` needs memory linear in T
         and S and skips blocks that no query sees; ``tpu`` does the same as one kernel; ``auto``
-        is ``tpu`` on TPUs where that takes the call (see ``tpu.why_not``; decoding and dropout it
-        leaves), and chooses by size elsewhere, on GPUs as well: XLA's own fusions, unmeasured.
+        is ``tpu`` on TPUs where that takes the call (see ``tpu.why_not``; dropout it leaves, and
+        decoding has ``in_place_attention``), and chooses by size elsewhere, on GPUs as well: XLA's
+        own fusions, unmeasured.
       dropout: rate and key for dropping attention probabilities.
       prefix: keys before those of every row; the runs count it.
       order: where the tokens of ``q``, ``k`` and ``v`` lie if their rows are cut over the mesh's
@@ -114,5 +116,7 @@ __all__ = [
     "attention",
     "cached_attention",
     "chunked_attention",
+    "in_place_attention",
+    "reads_in_place",
     "reference_attention",
 ]

@@ -41,6 +41,17 @@ def spread_attention(
         return own + jnp.where(shard == 0, jnp.clip(bound, 0, before), before)
 
     out, lse = local.forward(q, *prefix.before(k, v), among_own(k_start), among_own(k_end))
+    return sum_over_shards(out, lse, axis, scatter=scatter)
+
+
+def sum_over_shards(
+    out: Float[Array, "B T N H"], lse: Float[Array, "B T N"], axis: str, *, scatter: bool = False
+) -> Float[Array, "B t N H"]:
+    """Outputs over all keys from those over each shard's own.
+
+    Args:
+      scatter: every shard gets only its own share of the queries.
+    """
     # Queries that see nothing anywhere weigh zeros; the largest weight is 1, so nothing overflows.
     weight = jnp.exp(lse - jax.lax.pmax(lse, axis))[..., None]
     parts = out.astype(jnp.float32) * weight, weight
@@ -49,4 +60,4 @@ def spread_attention(
     else:
         total = jax.lax.psum(parts, axis)
     summed, weights = total
-    return (summed / weights).astype(q.dtype)
+    return (summed / weights).astype(out.dtype)
