@@ -33,7 +33,7 @@ from glm_jax.peft import (
     lora_targets,
 )
 from glm_jax.peft.partition import Choice
-from train.finetuning.options import Finetune
+from train.finetuning.options import Finetune, Tuning
 
 
 class Method(Protocol):
@@ -50,7 +50,7 @@ class Method(Protocol):
         ...
 
 
-def method_of(args: Finetune, config: GLMConfig) -> Method:
+def method_of(args: Tuning, config: GLMConfig) -> Method:
     """The method that the options ask for.
 
     Raises:
@@ -58,9 +58,9 @@ def method_of(args: Finetune, config: GLMConfig) -> Method:
     """
     start = read_adapter(args.adapter, config) if args.adapter else None
     base = json.loads(config.replace(quantization="none", quant_group=0).to_json())
-    if args.method == "lora":
+    if args.trains == "lora":
         return _Lora(args, base, _of_kind(start, "lora", args))
-    if args.method == "ptuning":
+    if isinstance(args, Finetune) and args.trains == "ptuning":
         return _PTuning(args, base, _of_kind(start, "prefix", args))
     return _Weights(args.freeze)
 
@@ -83,15 +83,15 @@ def read_adapter(folder: str, config: GLMConfig) -> Adapter:
         return released.from_torch(src, Path(scratch, "ours"), base=base)
 
 
-def _of_kind(adapter: Adapter | None, kind: str, args: Finetune) -> Adapter | None:
+def _of_kind(adapter: Adapter | None, kind: str, args: Tuning) -> Adapter | None:
     if adapter is not None and adapter.kind != kind:
-        raise UserError(f"--adapter {args.adapter} is a {adapter.kind}, not for {args.method}")
+        raise UserError(f"--adapter {args.adapter} is a {adapter.kind}, not for {args.trains}")
     return adapter
 
 
 @dataclasses.dataclass(frozen=True)
 class _Lora:
-    args: Finetune
+    args: Tuning
     base: Mapping[str, Any]
     start: Adapter | None
 

@@ -20,36 +20,15 @@ BaseQuant = Literal["none", "int8", "int4"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Finetune(Training):
-    """Fine-tunes a model on your data.
+class Tuning(Training):
+    """What every run has that starts from a model: which of its weights are trained, and how.
 
-    CKPT is a model directory: of convert.from_torch, of train.pretrain, or of this script.
-
-      python -m train.finetune ckpt/chatglm3-6b --data train.jsonl --output runs/mine
-      python -m train.finetune ckpt/chatglm-6b --data train.jsonl --method ptuning --base-quant int4
-      python -m train.finetune ckpt/glm-4-9b --data train.jsonl --method full --mesh.fsdp 8
-
-    What a line of train.jsonl may look like: {"prompt": ..., "response": ..., "history": ...},
-    {"content": ..., "summary": ...}, {"conversations": [...]}, {"messages": [...]}, {"text": ...}.
-
-    A LoRA or a prefix is written to OUTPUT/adapter, a whole model to OUTPUT/model:
-
-      python -m glm_jax.cli chat ckpt/chatglm3-6b --adapter runs/mine/adapter
-      python -m convert.to_torch runs/mine/adapter back/lora        # for PEFT
-
-    The same command goes on where it stopped, bit for bit, also after kill -9. Each method has
-    defaults of its own: see --method ptuning --help.
+    Raises:
+      ValueError: options that do not fit together.
     """
 
     ckpt: tyro.conf.Positional[str]
     """Model directory to start from; it is never written to."""
-    method: Method = "lora"
-    """lora: narrow matrices beside the layers' own, a thousandth of the memory for gradients and
-    optimizer; ptuning: keys and values in front of every text (P-Tuning v2); full: every weight;
-    freeze: every weight but those that --freeze names."""
-    output: str = "runs/finetune"
-    """Directory of the run: checkpoints, log.jsonl, tensorboard, and the adapter or model."""
-    data: Annotated[FinetuneData, tyro.conf.arg(name="")] = field(default_factory=FinetuneData)
     chat_format: str = ""
     """How conversations are written, such as chatglm3-6b; empty: as the checkpoint says."""
     adapter: str = ""
@@ -71,34 +50,77 @@ class Finetune(Training):
     all-linear, or regular expressions on their paths."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead (rank-stabilised LoRA)."""
+    freeze: str = ""
+    """For the method freeze: what stays, such as 'embedding,layers.0-20,layers.*.mlp'."""
+
+    @property
+    def trains(self) -> Method:
+        """What is trained of the model."""
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lora_rank < 1:
+            raise ValueError(f"--lora-rank {self.lora_rank} is below 1")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"--lora-dropout {self.lora_dropout} is not in [0, 1)")
+        if (self.trains == "freeze") != bool(self.freeze):
+            raise ValueError(
+                "--freeze names what the method freeze leaves as it is; give both or neither"
+            )
+        if self.trains in ("full", "freeze"):
+            for name in ("base_quant", "adapter", "merge"):
+                if getattr(self, name) not in ("none", "", False):
+                    option = name.replace("_", "-")
+                    raise ValueError(f"--{option} is for lora and ptuning, not for {self.trains}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finetune(Tuning):
+    """Fine-tunes a model on your data.
+
+    CKPT is a model directory: of convert.from_torch, of train.pretrain, or of this script.
+
+      python -m train.finetune ckpt/chatglm3-6b --data train.jsonl --output runs/mine
+      python -m train.finetune ckpt/chatglm-6b --data train.jsonl --method ptuning --base-quant int4
+      python -m train.finetune ckpt/glm-4-9b --data train.jsonl --method full --mesh.fsdp 8
+
+    What a line of train.jsonl may look like: {"prompt": ..., "response": ..., "history": ...},
+    {"content": ..., "summary": ...}, {"conversations": [...]}, {"messages": [...]}, {"text": ...}.
+
+    A LoRA or a prefix is written to OUTPUT/adapter, a whole model to OUTPUT/model:
+
+      python -m glm_jax.cli chat ckpt/chatglm3-6b --adapter runs/mine/adapter
+      python -m convert.to_torch runs/mine/adapter back/lora        # for PEFT
+
+    The same command goes on where it stopped, bit for bit, also after kill -9. Each method has
+    defaults of its own: see --method ptuning --help.
+    """
+
+    method: Method = "lora"
+    """lora: narrow matrices beside the layers' own, a thousandth of the memory for gradients and
+    optimizer; ptuning: keys and values in front of every text (P-Tuning v2); full: every weight;
+    freeze: every weight but those that --freeze names."""
+    output: str = "runs/finetune"
+    """Directory of the run: checkpoints, log.jsonl, tensorboard, and the adapter or model."""
+    data: Annotated[FinetuneData, tyro.conf.arg(name="")] = field(default_factory=FinetuneData)
     prefix_length: int = 128
     """Tokens of a P-Tuning prefix."""
     prefix_projection: bool = False
     """Make the prefix by two layers from a narrower table; they are trained as well."""
     prefix_dropout: float = 0.1
     """Dropout on the prefix's keys and values."""
-    freeze: str = ""
-    """For the method freeze: what stays, such as 'embedding,layers.0-20,layers.*.mlp'."""
+
+    @property
+    def trains(self) -> Method:
+        return self.method
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("lora_rank", "prefix_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is below 1")
-        for name in ("lora_dropout", "prefix_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)} is not in [0, 1)"
-                )
-        if (self.method == "freeze") != bool(self.freeze):
-            raise ValueError(
-                "--freeze says what --method freeze leaves as it is; give both or neither"
-            )
-        if self.method in ("full", "freeze"):
-            for name in ("base_quant", "adapter", "merge"):
-                if getattr(self, name) not in ("none", "", False):
-                    option = name.replace("_", "-")
-                    raise ValueError(f"--{option} is for lora and ptuning, not for {self.method}")
+        if self.prefix_length < 1:
+            raise ValueError(f"--prefix-length {self.prefix_length} is below 1")
+        if not 0 <= self.prefix_dropout < 1:
+            raise ValueError(f"--prefix-dropout {self.prefix_dropout} is not in [0, 1)")
         if self.method == "ptuning" and self.merge:
             raise ValueError("--merge is for lora: a prefix cannot go into the weights")
         if self.method == "ptuning" and self.data.packing:

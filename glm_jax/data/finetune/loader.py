@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import grain
 
@@ -13,7 +13,7 @@ from glm_jax.data.finetune.forms import Content, Conversation, Reader
 from glm_jax.data.finetune.mixing import Mixed
 from glm_jax.data.finetune.options import FinetuneData
 from glm_jax.data.finetune.recipe import FinetuneRecipe
-from glm_jax.data.finetune.records import Records
+from glm_jax.data.finetune.records import Read, Records
 from glm_jax.data.pipeline import batches_of, check_arguments
 from glm_jax.errors import UserError
 from glm_jax.text.tokenizer import Tokenizer
@@ -85,14 +85,48 @@ def open_records(options: FinetuneData, split: Split, chat_format: str = "") -> 
     Raises:
       UserError: a file or an example is bad, or there is nothing to hold out.
     """
-    if not options.files:
-        raise UserError("files is empty; it names the data to fine-tune on")
     if split == "general":
         return _general(options, chat_format)[1]
+    return open_split(
+        options, split, Reader.of(options), part=TASK, check=_format_check(chat_format)
+    )
+
+
+class Splits(Protocol):
+    """What options say about files and what is held out of them."""
+
+    @property
+    def files(self) -> tuple[str, ...]: ...
+    @property
+    def heldout(self) -> str: ...
+    @property
+    def heldout_percent(self) -> float: ...
+    @property
+    def on_bad(self) -> Literal["raise", "skip"]: ...
+
+
+def open_split(
+    options: Splits,
+    split: Split,
+    read: Read,
+    *,
+    part: int = 0,
+    check: Callable[[Any], None] | None = None,
+) -> Records:
+    """What is trained on, or what is held out of it; other arguments as for ``Records``.
+
+    Raises:
+      UserError: a file or an example is bad, or there is nothing to hold out.
+    """
+    if not options.files:
+        raise UserError("files is empty; it names the data to fine-tune on")
+    opened = lambda patterns: Records(
+        patterns, read, skip_bad=options.on_bad == "skip", part=part, check=check
+    )
     own = bool(options.heldout)
     if own and split == "heldout":
-        return _records(options, (options.heldout,), Reader.of(options), TASK, chat_format)
-    task = _records(options, options.files, Reader.of(options), TASK, chat_format)
+        return opened((options.heldout,))
+    task = opened(options.files)
     if split == "train" and (own or not options.heldout_percent):
         return task
     _check_share(options, "there is nothing to evaluate on")
@@ -103,22 +137,25 @@ def _general(options: FinetuneData, chat_format: str) -> tuple[Records, Records]
     if not options.replay:
         raise UserError("replay is empty: there is no general data to evaluate on")
     _check_share(options, "there is no general data to evaluate on")
-    reader = Reader(options.replay_form)
-    records = _records(options, options.replay, reader, GENERAL, chat_format)
+    records = Records(
+        options.replay,
+        Reader(options.replay_form),
+        skip_bad=options.on_bad == "skip",
+        part=GENERAL,
+        check=_format_check(chat_format),
+    )
     return records.split(options.heldout_percent)
 
 
-def _records(
-    options: FinetuneData, patterns: tuple[str, ...], read: Reader, part: int, chat_format: str
-) -> Records:
+def _format_check(chat_format: str) -> Callable[[Content], None]:
     def check(content: Content) -> None:
         if not chat_format and isinstance(content, Conversation):
             raise UserError("a conversation, and this model has no chat format")
 
-    return Records(patterns, read, skip_bad=options.on_bad == "skip", part=part, check=check)
+    return check
 
 
-def _check_share(options: FinetuneData, what: str) -> None:
+def _check_share(options: Splits, what: str) -> None:
     if not options.heldout_percent:
         raise UserError(f"heldout_percent is 0: {what}")
 

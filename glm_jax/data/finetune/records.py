@@ -8,16 +8,18 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
-from glm_jax.data.finetune.forms import Content, Pair, Reader
+from glm_jax.data.finetune.forms import Pair
 from glm_jax.data.finetune.lines import Lines
 from glm_jax.data.sources import files, readers
 from glm_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
+Read = Callable[[bytes], Any]
+"""What a line says, such as ``forms.Content``; raises UserError, which need not name the line."""
 ENDINGS = (".source", ".target")
 
 
@@ -25,7 +27,8 @@ class Record(NamedTuple):
     """One example: where it stands, and what it says."""
 
     place: str
-    content: Content
+    content: Any
+    """What the reader made of it, such as ``forms.Content``."""
     part: int = 0
     """Index into ``PARTS``: which data set it is from."""
 
@@ -33,7 +36,7 @@ class Record(NamedTuple):
 class _Jsonl:
     """The lines of one JSONL file."""
 
-    def __init__(self, path: Path, read: Reader):
+    def __init__(self, path: Path, read: Read):
         self._lines, self._read = Lines(path), read
 
     def __len__(self) -> int:
@@ -45,7 +48,7 @@ class _Jsonl:
     def raw(self, index: int) -> bytes:
         return self._lines[index]
 
-    def content(self, index: int) -> Content:
+    def content(self, index: int) -> Any:
         return self._read(self._lines[index])
 
 
@@ -70,7 +73,7 @@ class _Paired:
     def raw(self, index: int) -> bytes:
         return self._source[index] + b"\n" + self._target[index]
 
-    def content(self, index: int) -> Content:
+    def content(self, index: int) -> Pair:
         texts = []
         for name, lines in (("source", self._source), ("target", self._target)):
             try:
@@ -99,11 +102,11 @@ class Records:
     def __init__(
         self,
         patterns: Sequence[str],
-        read: Reader,
+        read: Read,
         *,
         skip_bad: bool = False,
         part: int = 0,
-        check: Callable[[Content], None] | None = None,
+        check: Callable[[Any], None] | None = None,
     ):
         self.label, self._part = " ".join(patterns), part
         self._files = [_open(path, read) for pattern in patterns for path in find(pattern)]
@@ -119,7 +122,7 @@ class Records:
         self._kept = np.array(kept, np.int64)
         self._hashes = np.array(hashes, np.uint64)
 
-    def _fits(self, index: int, skip_bad: bool, check: Callable[[Content], None] | None) -> bool:
+    def _fits(self, index: int, skip_bad: bool, check: Callable[[Any], None] | None) -> bool:
         try:
             content = self._record(index).content
             if check is not None:
@@ -154,9 +157,15 @@ class Records:
                 f"{self.label}: of {len(self)} examples {percent:g} % are to be held out, and "
                 "nothing is left to train on"
             )
-        return self._only(~held), self._only(held)
+        return self.only(~held), self.only(held)
 
-    def _only(self, chosen: np.ndarray) -> Records:
+    @property
+    def fingerprint(self) -> str:
+        """Of the lines, and of their order."""
+        return hashlib.sha256(self._hashes.tobytes()).hexdigest()[:16]
+
+    def only(self, chosen: np.ndarray) -> Records:
+        """Some of the examples: those at these indices, or where a mask is true."""
         part = object.__new__(Records)
         vars(part).update(vars(self), _kept=self._kept[chosen], _hashes=self._hashes[chosen])
         return part
@@ -204,5 +213,5 @@ def find(pattern: str) -> list[Path]:
     return paths
 
 
-def _open(path: Path, read: Reader) -> _Jsonl | _Paired:
+def _open(path: Path, read: Read) -> _Jsonl | _Paired:
     return _Jsonl(path, read) if readers.kind(path) == ".jsonl" else _Paired(path)
