@@ -89,12 +89,13 @@ class Reporter:
         self._show(step)
 
     def heldout(self, step: int, losses: Numbers) -> None:
-        """Held-out losses per objective."""
+        """Held-out losses per objective, or other numbers by name."""
         if not self._active:
             return
         self._write("heldout", {"step": step, **losses})
         text = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-        self.say(f"step {step}: held-out loss  {text}")
+        what = "held-out" if losses.keys() & {"accuracy", "reward"} else "held-out loss"
+        self.say(f"step {step}: {what}  {text}")
 
     def paused(self) -> _Clock:
         """A context whose time does not count as training time."""
@@ -135,7 +136,7 @@ class Reporter:
         return "  ".join(parts)
 
 
-_LOSSES = ("loss", "mask", "smask", "gmask")
+_LOSSES = ("loss", "mask", "smask", "gmask", "accuracy", "reward")
 
 
 class _Clock:

@@ -14,7 +14,7 @@ from glm_jax.chat.formats import (
     render,
 )
 from glm_jax.chat.message import Message, ToolCall
-from glm_jax.chat.session import Chat, Usage
+from glm_jax.chat.session import Chat, Usage, turn_ends
 from glm_jax.chat.streaming import ReplyReader
 from glm_jax.chat.training import TrainingText, render_training
 
@@ -33,4 +33,5 @@ __all__ = [
     "parse_reply",
     "render",
     "render_training",
+    "turn_ends",
 ]

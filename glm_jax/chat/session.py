@@ -10,6 +10,7 @@ from glm_jax.chat.all_tools import RELEASED, AllTools
 from glm_jax.chat.formats import ChatFormat, chat_format, render
 from glm_jax.chat.message import Message, check_tools, conversation
 from glm_jax.chat.streaming import ReplyReader
+from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM
 from glm_jax.text.generate import Remembered, stream
@@ -91,7 +92,7 @@ class Chat:
         self.history: list[Message] = []
         self.max_new_tokens, self.every, self.seed = max_new_tokens, every, seed
         self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        self.stop_ids = _stop_ids(model, tokenizer, self.format, generation)
+        self.stop_ids = turn_ends(model.config, tokenizer, self.format, generation)
         self.sampling = _sampling(self.format, generation) | _known(sampling)
         self.usage: Usage | None = None
         self._remembered, self._answers = Remembered(), 0
@@ -257,11 +258,11 @@ class Chat:
         )
 
 
-def _stop_ids(
-    model: GLM, tokenizer: Tokenizer, format: ChatFormat, generation: Mapping[str, Any]
+def turn_ends(
+    config: GLMConfig, tokenizer: Tokenizer, format: ChatFormat, generation: Mapping[str, Any]
 ) -> tuple[int, ...]:
     """Those that were given and those that end a turn in this format."""
-    given = generation.get("stop_ids") or model.config.stop_ids
+    given = generation.get("stop_ids") or config.stop_ids
     names = ("<|user|>", "<|observation|>", "<|system|>") if format.has_roles else ()
     ends = [tokenizer.special_ids.get(name) for name in names]
     ends += [tokenizer.special.eos, None if format.has_roles else tokenizer.special.eop]

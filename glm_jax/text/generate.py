@@ -44,6 +44,7 @@ def generate(
     num_samples: int = 1,
     num_beams: int = 1,
     length_penalty: float = 1.0,
+    keep_stop: bool = False,
     compute: Compute | None = None,
 ) -> list[Any]:
     """What follows each prompt, as ids without the one that stopped it.
@@ -65,6 +66,7 @@ def generate(
       num_samples: answers per prompt; with more than one the result is a list per prompt.
       num_beams: beam search over this many, with ``length_penalty`` as the exponent of the length
         that divides a beam's log probability; 1: none.
+      keep_stop: with the id that stopped it, where one did (not for beams and stop texts).
       compute: how to compute; the type of the weights by default.
 
     Returns:
@@ -112,7 +114,7 @@ def generate(
     if texts and tokenizer is not None:
         answers = run.until_texts(max_new_tokens, [RowStop(tokenizer, texts) for _ in every])
     else:
-        answers = run.until(max_new_tokens)
+        answers = run.until(max_new_tokens, keep_stop)
     if num_samples == 1:
         return answers
     return [answers[i : i + num_samples] for i in range(0, len(answers), num_samples)]
@@ -257,8 +259,8 @@ class _Run:
             )  # fmt: skip
         self.finished = False
 
-    def until(self, count: int) -> list[list[int]]:
-        """The answers as far as ``count`` tokens, without what stopped them."""
+    def until(self, count: int, keep_stop: bool = False) -> list[list[int]]:
+        """The answers as far as ``count`` tokens, without what stopped them unless it is kept."""
         padded = jnp.asarray([*self._stops, *[-1] * (8 - len(self._stops) % 8)], jnp.int32)
         with mesh_of(self._model):
             self._state = write(
@@ -275,7 +277,8 @@ class _Run:
         answers = []
         for row, length, number in zip(tokens, self._lengths, made, strict=True):
             ids = row[length : length + number].tolist()
-            answers.append(ids[:-1] if ids and ids[-1] in self._stops else ids)
+            stopped = ids and ids[-1] in self._stops and not keep_stop
+            answers.append(ids[:-1] if stopped else ids)
         return answers
 
     def until_texts(self, most: int, rows: list[RowStop]) -> list[list[int]]:
