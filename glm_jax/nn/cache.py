@@ -113,7 +113,11 @@ class KVCache:
         columns = slots[:, None] + jnp.arange(k.shape[1])
         at = (rows, slice(None), columns)
         if isinstance(self.layers, CachedKeys):
-            whole = self.layers.put((layer, *at), k, v)
+            # An index of every head: windows over heads would make the TPU compiler keep slots
+            # before heads, and copy the whole cache for the kernel that reads it.
+            heads = jnp.arange(k.shape[2])
+            each = (layer, rows[..., None], heads, columns[..., None])
+            whole = self.layers.put(each, k, v)
             one = partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)
             return dataclasses.replace(self, layers=whole), jax.tree.map(one, whole)
         mine = self.layers[int(layer)].put(at, k, v)

@@ -26,6 +26,12 @@ programs = [Decode(*case) for case in json.loads(sys.argv[1])]
 print(json.dumps([lower_decode(p).compile().memory_analysis().temp_size_in_bytes
                   for p in programs]))
 """
+STEP = """
+import json
+from train.planning.child import answer
+from train.planning.question import Question
+print(json.dumps(answer(Question("glm-4-9b", "v5e-4", "decode", (1, 1, 4, 1), 8192, 8))))
+"""
 # Of what a program takes and gives back nothing may be copied, the cache least of all.
 FEW_BYTES = 2**20
 
@@ -65,3 +71,11 @@ def test_decoding_with_every_shape(chip):
         for dtype in ("int8", "bfloat16")
     ]
     assert max(decode_temporaries(cases)) < FEW_BYTES
+
+
+def test_a_step_of_decoding_glm_4_copies_no_cache():
+    """Eight rows of 8192 slots on four v5e: a copy per layer would be hundreds of millions."""
+    found = run_program(STEP)
+    assert [kernel["times"] for kernel in found["kernels"]] == [40]
+    assert found["estimated_cycles"] < 30e6
+    assert found["memory"]["temp"] < found["shares"]["cache"]
