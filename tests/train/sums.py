@@ -1,9 +1,8 @@
-"""Sums of two digits: questions, answers that know nothing of them, and a reward for right ones."""
+"""Sums of two digits: questions, and rewards of answers."""
 
 from __future__ import annotations
 
 import json
-import random
 
 
 def exact(prompt: str, response: str, answer: str | None) -> float:
@@ -26,19 +25,6 @@ def write_questions(path, digits: int) -> None:
     """Every sum of two numbers below ``digits``, with its answer."""
     lines = [
         json.dumps({"prompt": question(a, b), "answer": a + b})
-        for a in range(digits)
-        for b in range(digits)
-    ]
-    path.write_text("\n".join(lines) + "\n")
-
-
-def write_guesses(path, digits: int, each: int) -> None:
-    """``each`` answers to every question, all possible sums alike often: the form of an answer can
-    be learned from them, and how to add cannot."""
-    rng = random.Random(0)
-    lines = [
-        json.dumps({"prompt": question(a, b), "response": str(rng.randrange(2 * digits - 1))})
-        for _ in range(each)
         for a in range(digits)
         for b in range(digits)
     ]
