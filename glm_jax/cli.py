@@ -103,10 +103,10 @@ class Chat(Checkpoint, Sampling):
     def run(self) -> None:
         from glm_jax.chat import Chat as Conversation
         from glm_jax.chat.terminal import converse
-        from glm_jax.ckpts.model_dir import load_generation
+        from glm_jax.loading import generation_with
 
         tools = None if self.tools is None else _read_tools(self.tools)
-        generation = load_generation(self.ckpt)
+        generation = generation_with(self.ckpt, self.adapter)
         model, tokenizer = self.load()
         chat = Conversation(
             model, tokenizer, system=self.system, tools=tools, generation=generation,

@@ -9,9 +9,10 @@ from etils import epath
 from jax.sharding import Mesh
 
 from glm_jax import quantization
-from glm_jax.ckpts.model_dir import load_model
+from glm_jax.ckpts.model_dir import load_generation, load_model
 from glm_jax.nn import GLM
 from glm_jax.peft import Adapter, attach, load_adapter
+from glm_jax.peft.adapter import adapter_about
 from glm_jax.quantization import Integers
 
 
@@ -47,3 +48,16 @@ def load(
     for one in adapter if several else () if adapter is None else (adapter,):
         model = attach(model, one if isinstance(one, Adapter) else load_adapter(one))
     return model if quantize is None else quantization.quantize(model, quantize, group_size)
+
+
+def generation_with(
+    directory: epath.PathLike, adapter: epath.PathLike | None = None
+) -> dict[str, Any]:
+    """``glm_jax.ckpts.load_generation``, with the chat format that the adapter was trained in.
+
+    Raises:
+      UserError: the directory or the adapter cannot be read.
+    """
+    generation = load_generation(directory)
+    named = adapter_about(adapter)[1].get("prompt_format") if adapter is not None else None
+    return generation | ({"prompt_format": named} if named else {})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from glm_jax.data import OBJECTIVES, Infilling
@@ -25,6 +26,7 @@ class Heldout:
       loaders: for each objective a function that opens its loader (``glm_jax.data.make_loader``);
         every batch holds examples of that objective alone.
       batches: how many of each to use; fewer where the held-out text is short.
+      shares: parts of the loss that are reported beside it, in percent, as ``objective/part``.
     """
 
     def __init__(
@@ -34,22 +36,31 @@ class Heldout:
         mesh: Mesh,
         *,
         batches: int,
+        shares: Sequence[str] = (),
     ):
-        self._step, self._mesh = make_eval_step(loss_fn), mesh
+        self._step, self._mesh, self._shares = make_eval_step(loss_fn), mesh, shares
         self._batches: dict[str, Sequence[Batch]] = {
             name: _first(open_loader(), batches) for name, open_loader in loaders.items()
         }
 
     def __call__(self, model: Any) -> dict[str, float]:
         """Mean loss per predicted token, in nats, by objective."""
-        return {name: self._mean(model, rows) for name, rows in self._batches.items() if rows}
+        found: dict[str, float] = {}
+        for name, rows in self._batches.items():
+            if rows:
+                means = self._means(model, rows)
+                found[name] = means["loss"]
+                found |= {f"{name}/{share}": 100 * means[share] for share in self._shares}
+        return found
 
-    def _mean(self, model: Any, batches: Sequence[Batch]) -> float:
-        total = weight = 0.0
+    def _means(self, model: Any, batches: Sequence[Batch]) -> dict[str, float]:
+        wanted = ("loss", *self._shares)
+        sums = dict.fromkeys(wanted, np.zeros(2))
         for batch in batches:
-            loss, count = jax.device_get(self._step(model, put_batch(batch, self._mesh))["loss"])
-            total, weight = total + float(loss), weight + float(count)
-        return total / weight if weight else float("nan")
+            parts = self._step(model, put_batch(batch, self._mesh))
+            found = jax.device_get({name: parts[name] for name in wanted})
+            sums = {name: sums[name] + np.array(found[name], np.float64) for name in wanted}
+        return {name: float(a / b) if b else float("nan") for name, (a, b) in sums.items()}
 
 
 def _first(loader: Any, batches: int) -> list[Batch]:

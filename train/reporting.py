@@ -89,13 +89,15 @@ class Reporter:
         self._show(step)
 
     def heldout(self, step: int, losses: Numbers) -> None:
-        """Held-out losses per objective, or other numbers by name."""
+        """Held-out losses per objective, or other numbers by name; those with a ``/`` in it are
+        shares in percent."""
         if not self._active:
             return
         self._write("heldout", {"step": step, **losses})
-        text = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+        text = "  ".join(f"{name} {x:.4f}" for name, x in losses.items() if "/" not in name)
+        others = (f"  {name} {x:.2f}" for name, x in losses.items() if "/" in name)
         what = "held-out" if losses.keys() & {"accuracy", "reward"} else "held-out loss"
-        self.say(f"step {step}: {what}  {text}")
+        self.say(f"step {step}: {what}  {text}{''.join(others)}")
 
     def paused(self) -> _Clock:
         """A context whose time does not count as training time."""

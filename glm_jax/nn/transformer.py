@@ -72,7 +72,7 @@ class GLM(nnx.Module):
             if config.tied_head
             else params.normal(keys[3], *table, config.init_std, param_dtype)
         )
-        self.classifier = (
+        self.classifier: ClassificationHead | None = nnx.data(
             ClassificationHead(config, config.num_labels, head_key, dtype=param_dtype)
             if config.num_labels
             else None

@@ -75,22 +75,31 @@ def save_adapter(directory: epath.PathLike, adapter: Adapter, *, overwrite: bool
         raise UserError(f"{target} could not be written: {first_line(error)}") from error
 
 
+def adapter_about(directory: epath.PathLike) -> tuple[Kind, dict[str, Any]]:
+    """Kind and settings of an adapter directory, without its weights.
+
+    Raises:
+      UserError: there is none, or it does not describe one.
+    """
+    path = epath.Path(directory).absolute() / "adapter.json"
+    try:
+        about = json.loads(path.read_text())
+        kind, settings = about["kind"], dict(about["settings"])
+        Adapter(kind, settings, {})
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is no adapter: it has no adapter.json") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not describe an adapter: {first_line(error)}") from None
+    return kind, settings
+
+
 def load_adapter(directory: epath.PathLike) -> Adapter:
     """Inverse of ``save_adapter``; the arrays lie on one device.
 
     Raises:
       UserError: the directory or a part of it is missing, damaged or no adapter.
     """
-    root = epath.Path(directory).absolute()
-    path = root / "adapter.json"
-    try:
-        about = json.loads(path.read_text())
-        kind, settings = about["kind"], dict(about["settings"])
-        Adapter(kind, settings, {})
-    except FileNotFoundError:
-        raise UserError(f"{root} is no adapter: it has no adapter.json") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not describe an adapter: {first_line(error)}") from None
+    root, (kind, settings) = epath.Path(directory).absolute(), adapter_about(directory)
     here = SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), stored_shapes(root)

@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
 
 def _app(args: Args, keys: list[str]):
     import glm_jax
-    from glm_jax.ckpts.model_dir import load_generation
+    from glm_jax.loading import generation_with
     from glm_jax.serve.app import make_app
     from glm_jax.serve.engine import Engine
     from glm_jax.serve.served import Served
@@ -111,7 +111,7 @@ def _app(args: Args, keys: list[str]):
     begin = time.monotonic()
     _say(f"loading {args.checkpoint}")
     tokenizer = glm_jax.load_tokenizer(args.checkpoint)
-    generation = load_generation(args.checkpoint)
+    generation = generation_with(args.checkpoint, args.adapter)
     model = glm_jax.load(args.checkpoint, dtype=args.dtype, adapter=args.adapter)
     longest = model.config.max_seq_len
     length = min(args.context or 4096, longest)

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 import glm_jax
+from convert.from_torch import convert
+from convert.to_torch import export
 from glm_jax.ckpts import load_model, save_model
 from glm_jax.ckpts.trees import flat_paths, to_plain
 from glm_jax.errors import UserError
+from glm_jax.loading import generation_with
 from glm_jax.peft import combine, load_adapter
 from tests.chat.models import tiny_config, tiny_model
 from tests.text import tiny
@@ -37,6 +40,8 @@ METHODS = {
 # what is new (four names) is in the embedding and the head, which LoRA and prefixes leave alone.
 LEFT = {"lora": 0.6, "qlora": 0.6, "ptuning": 0.95, "full": 0.25, "freeze": 0.25}
 STEPS = 30
+ASKING = ["--asking.metrics", "exact", "rouge", "--asking.max-new-tokens", "16",
+          "--asking.count", "8"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +91,7 @@ def run_of(base, tmp_path_factory):
     def of(method):
         if method not in made:
             made[method] = tmp_path_factory.mktemp("runs") / method
-            extra = ["--merge", "True"] if method == "lora" else []
+            extra = {"lora": ["--merge", "True"], "full": ASKING}.get(method, [])
             finetune.cli_main(words(base, made[method], method, *extra))
         return made[method]
 
@@ -110,8 +115,18 @@ def test_it_learns_and_what_it_writes_loads(method, base, run_of):
     first, last = heldout(output)
     assert last < LEFT[method] * first
     model = loaded(base, output)
+    if (output / "adapter").exists():
+        assert generation_with(base / "model", output / "adapter")["prompt_format"] == NAME
     tok = glm_jax.load_tokenizer(base / "model")
     assert len(glm_jax.Chat(model, tok, max_new_tokens=4).send("Capital of France?").text) < 100
+
+
+def test_answers_are_generated_and_scored_on_the_way(run_of):
+    lines = map(json.loads, (run_of("full") / "log.jsonl").read_text().splitlines())
+    for line in (line for line in lines if line["kind"] == "heldout"):
+        # "It is Madrid." has two of the three words of "It is Paris."; the third is hard to learn.
+        assert 66 < line["answers/rouge-1"] <= 100 and 50 <= line["answers/rouge-2"] <= 100
+        assert 0 <= line["answers/exact"] <= 100
 
 
 @pytest.mark.parametrize("method", ["lora", "ptuning"])
@@ -138,6 +153,49 @@ def test_merged_is_the_same_as_beside(base, run_of):
     np.testing.assert_allclose(merged, beside, atol=1e-5 * np.abs(beside).max())
 
 
+def test_a_prefix_survives_the_released_files(run_of, tmp_path):
+    ours = run_of("ptuning") / "adapter"
+    export(ours, tmp_path / "released")
+    about = json.loads((tmp_path / "released" / "config.json").read_text())
+    assert about == {"pre_seq_len": 4, "prefix_projection": False}
+    convert(tmp_path / "released", tmp_path / "back")
+    was, now = load_adapter(ours), load_adapter(tmp_path / "back")
+    assert jax.tree.all(jax.tree.map(np.array_equal, dict(was.params), dict(now.params)))
+    assert (now.settings["length"], now.settings["projection"]) == (4, False)
+
+
+@pytest.mark.parametrize("layout", ["original", "transformers"])
+def test_a_lora_survives_pefts_files(layout, base, run_of, tmp_path):
+    ours = run_of("lora") / "adapter"
+    export(ours, tmp_path / "peft", layout=layout)
+    convert(tmp_path / "peft", tmp_path / "back", base=base / "model")
+    prompts = [[5, 6, 7, 8, 9, 10]]
+    [was], [now] = (
+        glm_jax.score(glm_jax.load(base / "model", adapter=path), prompts)
+        for path in (ours, tmp_path / "back")
+    )
+    np.testing.assert_allclose(now, was, atol=1e-5 * np.abs(was).max())
+
+
+def test_peft_gives_our_logits(base, run_of, tmp_path):
+    """Transformers' network with PEFT's arithmetic, on files that we wrote."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    transformers = pytest.importorskip("transformers", reason="Transformers is not installed")
+    peft = pytest.importorskip("peft", reason="PEFT is not installed")
+    export(base / "model", tmp_path / "hf", layout="transformers")
+    export(run_of("lora") / "adapter", tmp_path / "peft", layout="transformers")
+    network = transformers.GlmForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    network = peft.PeftModel.from_pretrained(network, tmp_path / "peft").eval()
+    prompt = [5, 6, 7, 8, 9, 10]
+    with torch.no_grad():
+        theirs = network(torch.tensor([prompt])).logits[0].numpy()
+        with network.disable_adapter():
+            without = network(torch.tensor([prompt])).logits[0].numpy()
+    [ours] = glm_jax.score(loaded(base, run_of("lora")), [prompt])
+    assert np.abs(theirs - without).max() > 0.01 * np.abs(theirs).max()
+    np.testing.assert_allclose(ours, theirs, atol=2e-4 * np.abs(theirs).max())
+
+
 @pytest.mark.parametrize("method", ["lora", "freeze"])
 def test_a_run_in_two_parts_is_the_run_in_one(method, base, run_of, tmp_path):
     finetune.cli_main(words(base, tmp_path, method, "--steps", "12"))
@@ -147,9 +205,15 @@ def test_a_run_in_two_parts_is_the_run_in_one(method, base, run_of, tmp_path):
     assert held > 0
 
 
-def test_after_kill_9_the_same_losses_follow(base, tmp_path):
+SLOW = ("qlora", "ptuning", "full", "freeze")
+
+
+@pytest.mark.parametrize(
+    "method", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_after_kill_9_the_same_losses_follow(method, base, tmp_path):
     def command(output):
-        own = words(base, output, "lora", "--steps", "60", "--every.save", "5", "--mesh.data", "1")
+        own = words(base, output, method, "--steps", "60", "--every.save", "5", "--mesh.data", "1")
         return [sys.executable, "-m", "train.finetune", *own]
 
     status, _, err = runs.finish(command(tmp_path / "whole"))
@@ -166,6 +230,8 @@ def test_after_kill_9_the_same_losses_follow(base, tmp_path):
     assert status == 0, err
     assert "resuming at step" in out
     assert runs.losses(tmp_path / "killed") == runs.losses(tmp_path / "whole")
+    for sums in (tmp_path / "whole").glob("*/checksums.json"):  # of every array that was written
+        assert (tmp_path / "killed" / sums.parent.name / sums.name).read_text() == sums.read_text()
 
 
 @pytest.mark.parametrize(

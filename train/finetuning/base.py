@@ -24,6 +24,7 @@ from glm_jax.config import GLMConfig, flops_per_token, num_params
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM, joined_layers
 from glm_jax.peft import attach, combine, partition, save_adapter
+from glm_jax.peft.partition import Choice
 from glm_jax.quantization import quantized_config
 from glm_jax.sharding import make_mesh, tree_shardings
 from glm_jax.text import load_tokenizer
@@ -125,7 +126,16 @@ class TuningRun:
     def init(self, key: Array) -> TrainState:
         """A state of the right shapes; pure. Values of the model's own weights are random."""
         model = self.method.prepare(GLM(self.config, key), key)
-        return self._state(partition(model, self.method.trained(model))[0])
+        return self._state(partition(model, self.trained(model))[0])
+
+    def trained(self, model: GLM) -> Choice:
+        """Which parameters of a prepared model are trained."""
+        return self.method.trained(model)
+
+    def begin(self, model: GLM, key: Array) -> GLM:
+        """The base with what it needs beside the method's; pure."""
+        del key
+        return model
 
     def abstract(self) -> TrainState:
         return abstract_state(self.init, self.mesh)
@@ -157,6 +167,9 @@ class TuningRun:
         if adapter is None:
             self.save(target, as_stored(whole, self.args.ckpt), self.config)
             return f"model in {target}"
+        if self.chat_format:
+            settings = {**adapter.settings, "prompt_format": self.chat_format}
+            adapter = dataclasses.replace(adapter, settings=settings)
         save_adapter(place / "adapter", adapter, overwrite=True)
         if not self.args.merge:
             return f"adapter in {place / 'adapter'}, for {self.args.ckpt}"
@@ -166,12 +179,16 @@ class TuningRun:
 
     def save(self, target: epath.Path, model: GLM, config: GLMConfig) -> None:
         """A model directory, with the tokenizer and the settings of the base."""
-        ckpt = epath.Path(self.args.ckpt)
-        generation = load_generation(ckpt)
-        tokenizer = ckpt / "tokenizer"
+        tokenizer = epath.Path(self.args.ckpt) / "tokenizer"
         save_model(
-            target, model, config, tokenizer_dir=tokenizer, generation=generation, overwrite=True
-        )
+            target, model, config, tokenizer_dir=tokenizer, generation=self.generation(),
+            overwrite=True,
+        )  # fmt: skip
+
+    def generation(self) -> dict[str, Any]:
+        """The base's generation.json; the model answers in the format that it was trained in."""
+        named = {"prompt_format": self.chat_format} if self.chat_format else {}
+        return load_generation(self.args.ckpt) | named
 
     def load(self) -> tuple[Any, Any]:
         """The base with what the method adds, as (trained, rest)."""
@@ -183,8 +200,9 @@ class TuningRun:
         if args.base_quant != "none":
             model = glm_jax.quantize(model, args.base_quant, args.base_group or None)
             model = jax.device_put(model, tree_shardings(model, self.mesh))
-        model = self.method.prepare(model, jax.random.key(args.seed))
-        return partition(model, self.method.trained(model))
+        key = jax.random.key(args.seed)
+        model = self.method.prepare(self.begin(model, key), key)
+        return partition(model, self.trained(model))
 
     def _state(self, trained: Any) -> TrainState:
         trained = as_type(trained, self.args.param_dtype)

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 import tyro
 
 from glm_jax.data import FinetuneData
+from glm_jax.data.tasks import TaskOptions
 from glm_jax.nn import Compute
+from train.finetuning.answers import Asking
 from train.loop import Intervals
 from train.optim import Optimizer
 from train.options import Training
@@ -104,6 +106,11 @@ class Finetune(Tuning):
     output: str = "runs/finetune"
     """Directory of the run: checkpoints, log.jsonl, tensorboard, and the adapter or model."""
     data: Annotated[FinetuneData, tyro.conf.arg(name="")] = field(default_factory=FinetuneData)
+    task: TaskOptions = field(default_factory=TaskOptions)
+    asking: Asking = field(default_factory=Asking)
+    label_smoothing: float = 0.0
+    """Share of a target's weight that all tokens have in common (0.1 in GLM's seq2seq recipes);
+    losses are reported without it."""
     prefix_length: int = 128
     """Tokens of a P-Tuning prefix."""
     prefix_projection: bool = False
@@ -119,8 +126,11 @@ class Finetune(Tuning):
         super().__post_init__()
         if self.prefix_length < 1:
             raise ValueError(f"--prefix-length {self.prefix_length} is below 1")
-        if not 0 <= self.prefix_dropout < 1:
-            raise ValueError(f"--prefix-dropout {self.prefix_dropout} is not in [0, 1)")
+        for name in ("prefix_dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} {getattr(self, name)} is not in [0, 1)")
+        self._check_task()
         if self.method == "ptuning" and self.merge:
             raise ValueError("--merge is for lora: a prefix cannot go into the weights")
         if self.method == "ptuning" and self.data.packing:
@@ -128,6 +138,18 @@ class Finetune(Tuning):
                 "--packing True is not for ptuning: only the first example of a row could see the "
                 "prefix"
             )
+
+    def _check_task(self) -> None:
+        if not self.task.name:
+            return
+        if self.task.name == "classify" and (self.method == "ptuning" or self.base_quant != "none"):
+            raise ValueError(
+                "--task.name classify is for lora, full and freeze on floats: the head is written "
+                "with the model"
+            )
+        for option, wanted in (("replay", self.data.replay), ("metrics", self.asking.metrics)):
+            if wanted:
+                raise ValueError(f"--{option} is for texts, not for --task.name {self.task.name}")
 
 
 def _defaults(method: Method, peak: float, *, decay: float = 0.0, **more) -> Finetune:

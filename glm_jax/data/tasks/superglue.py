@@ -29,6 +29,8 @@ class Task(NamedTuple):
 
     read: Callable[[Entry, int], Iterator[Cloze]]
     patterns: tuple[int, ...]
+    classes: int = 0
+    """Of a task whose answers are the same words in every example."""
 
 
 def _rte(entry: Entry, pattern: int) -> Iterator[Cloze]:
@@ -116,13 +118,13 @@ def _record(entry: Entry, pattern: int) -> Iterator[Cloze]:
 
 
 PATTERNS: Mapping[str, Task] = {
-    "boolq": Task(_boolq, (0, 1, 2, 3, 4, 5)),
-    "cb": Task(_cb, (0, 1, 2, 3, 4)),
+    "boolq": Task(_boolq, (0, 1, 2, 3, 4, 5), 2),
+    "cb": Task(_cb, (0, 1, 2, 3, 4), 3),
     "copa": Task(_copa, (0, 1)),
-    "multirc": Task(_multirc, (0, 3)),
+    "multirc": Task(_multirc, (0, 3), 2),
     "record": Task(_record, (0,)),
-    "rte": Task(_rte, (0, 1, 2, 3, 4)),
-    "wic": Task(_wic, (0, 1)),
+    "rte": Task(_rte, (0, 1, 2, 3, 4), 2),
+    "wic": Task(_wic, (0, 1), 2),
 }
 """By the names of SuperGLUE's data sets."""
 
