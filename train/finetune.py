@@ -10,6 +10,7 @@ import jax
 
 from train import cli, session
 from train.budget import within_time
+from train.distributed import joined
 from train.finetuning.options import DEFAULTS, Finetune
 from train.finetuning.run import FinetuneRun
 
@@ -23,10 +24,10 @@ def main(args: Finetune) -> bool:
     Raises:
       UserError: one line that says what is wrong.
     """
-    session.join_hosts(args)
-    run = FinetuneRun.make(args)
-    with jax.set_mesh(run.mesh):
-        return session.train(dataclasses.replace(run, args=within_time(run)))
+    with joined(args):
+        run = FinetuneRun.make(args)
+        with jax.set_mesh(run.mesh):
+            return session.train(dataclasses.replace(run, args=within_time(run)))
 
 
 def cli_main(argv: Sequence[str] | None = None) -> None:

@@ -17,6 +17,7 @@ from glm_jax.ckpts import TrainCheckpoints
 from glm_jax.errors import UserError
 from train.reporting import Reporter
 from train.trainer import Batch, StepFn, TrainState, put_batch
+from train.watch import finished
 
 MAX_SKIPPED_IN_A_ROW = 20
 
@@ -109,6 +110,7 @@ class _Late:
         (step, metrics), self._pending = self._pending, None
         numbers = {name: float(x) for name, x in jax.device_get(metrics).items()}
         self._report.step(step, numbers)
+        finished(step)
         if numbers["skipped_in_a_row"] >= MAX_SKIPPED_IN_A_ROW:
             raise UserError(self._why_stopped(step))
 

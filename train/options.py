@@ -12,6 +12,7 @@ from glm_jax.data import DataConfig
 from glm_jax.nn import Compute
 from glm_jax.sharding import MeshConfig
 from glm_jax.special import SpecialTokens
+from train.distributed import Hosts
 from train.loop import Intervals
 from train.optim import Optimizer
 
@@ -111,7 +112,8 @@ class Training:
     """Where steps would take longer on this machine, train for fewer and shorten the schedule in
     proportion; decided once, at the start, from the speed of a few trial steps. 0: no limit."""
     distributed: bool = False
-    """Join the other hosts of a pod first (jax.distributed.initialize)."""
+    """Join the other hosts first, as JAX finds them on Cloud TPU, GKE, Slurm or under MPI."""
+    hosts: Hosts = field(default_factory=Hosts)
     optimizer: Optimizer = field(default_factory=Optimizer)
     every: Intervals = field(default_factory=Intervals)
     mesh: MeshConfig = field(default_factory=MeshConfig)

@@ -10,6 +10,7 @@ import jax
 
 from train import cli, session
 from train.budget import within_time
+from train.distributed import joined
 from train.options import Pretrain
 from train.presets import PRESETS
 from train.run import Run
@@ -24,10 +25,10 @@ def main(args: Pretrain) -> bool:
     Raises:
       UserError: one line that says what is wrong.
     """
-    session.join_hosts(args)
-    run = Run.make(args)
-    with jax.set_mesh(run.mesh):
-        return session.train(dataclasses.replace(run, args=within_time(run)))
+    with joined(args):
+        run = Run.make(args)
+        with jax.set_mesh(run.mesh):
+            return session.train(dataclasses.replace(run, args=within_time(run)))
 
 
 def cli_main(argv: Sequence[str] | None = None) -> None:

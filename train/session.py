@@ -18,6 +18,7 @@ from train.loop import fit
 from train.options import Training
 from train.reporting import Reporter
 from train.trainer import StepFn, TrainState
+from train.watch import telling
 
 
 class Job(Protocol):
@@ -65,12 +66,6 @@ class Job(Protocol):
         ...
 
 
-def join_hosts(args: Training) -> None:
-    """Before anything else of JAX is used."""
-    if args.distributed:
-        jax.distributed.initialize()
-
-
 def train(job: Job) -> bool:
     """Trains, or goes on training, and exports in the end. Runs under the job's mesh.
 
@@ -90,20 +85,21 @@ def train(job: Job) -> bool:
         state = job.fresh()
     report = _reporter(job, int(state.step))
     try:
-        report.say(_headline(job, int(state.step) if resumed else None))
-        state, done = fit(
-            state,
-            job.step(),
-            data,
-            mesh=job.mesh,
-            steps=args.steps,
-            every=args.every,
-            report=report,
-            checkpoints=checkpoints,
-            heldout=job.heldout(),
-        )
-        if done:
-            report.say(job.export(state.model, place))
+        with telling():
+            report.say(_headline(job, int(state.step) if resumed else None))
+            state, done = fit(
+                state,
+                job.step(),
+                data,
+                mesh=job.mesh,
+                steps=args.steps,
+                every=args.every,
+                report=report,
+                checkpoints=checkpoints,
+                heldout=job.heldout(),
+            )
+            if done:
+                report.say(job.export(state.model, place))
     finally:
         report.close()
         data.close()

@@ -41,7 +41,7 @@ def start(args: list[str], **environment: str) -> subprocess.Popen:
 def finish(args: list[str], **environment: str) -> tuple[int, str, str]:
     """Exit status, stdout and stderr."""
     process = start(args, **environment)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
