@@ -148,7 +148,7 @@ def test_four_processes_train_as_one(single, four):
     assert found == pytest.approx({step: single[step] for step in found}, rel=1e-6)
     assert "step 20/20" in ended[0].out
     for other in ended[1:]:
-        assert all(line.startswith("[Gloo]") for line in other.out.splitlines())
+        assert "step" not in other.out, other.out
     assert load_model(output / "model").config.vocab_size == 512
 
 
