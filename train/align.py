@@ -14,6 +14,7 @@ from train.alignment.options import DEFAULTS, Align
 from train.alignment.pairs import DpoRun, RewardRun
 from train.alignment.run import AlignRun
 from train.budget import within_time
+from train.distributed import joined
 
 RUNS: dict[str, type[AlignRun]] = {"dpo": DpoRun, "reward": RewardRun, "grpo": GrpoRun}
 
@@ -27,10 +28,10 @@ def main(args: Align) -> bool:
     Raises:
       UserError: one line that says what is wrong.
     """
-    session.join_hosts(args)
-    run = RUNS[args.method].make(args)
-    with jax.set_mesh(run.mesh):
-        return session.train(dataclasses.replace(run, args=within_time(run)))
+    with joined(args):
+        run = RUNS[args.method].make(args)
+        with jax.set_mesh(run.mesh):
+            return session.train(dataclasses.replace(run, args=within_time(run)))
 
 
 def cli_main(argv: Sequence[str] | None = None) -> None:
