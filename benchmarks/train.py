@@ -63,7 +63,7 @@ def our_step(options: Options, config: GLMConfig, tokens: np.ndarray) -> Callabl
         dtype=options.dtype,
         remat=options.remat,
         attention=options.attention,
-        loss_chunk=max(1, options.loss_tokens // options.batch),
+        loss_chunk=options.loss_tokens,
         unroll=options.unroll or config.num_layers,
     )
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4, weight_decay=0.1))

@@ -30,8 +30,8 @@ class Compute:
     attention: Implementation = "auto"
     unroll: int = 1
     """Layers per step of the scan over layers; the number of layers unrolls it wholly."""
-    loss_chunk: int = 512
-    """Positions per row whose logits exist at one time in the loss."""
+    loss_chunk: int = 1024
+    """Tokens of a device whose logits exist at one time in the loss."""
 
     @property
     def cache_type(self) -> jnp.dtype:

@@ -60,11 +60,16 @@ def lm_loss(
         model.head_weight.astype(hidden.dtype),
         rows["targets"],
         rows["loss_weights"],
-        chunk=compute.loss_chunk,
+        chunk=_loss_chunk(compute, len(hidden)),
         shards=shards,
         label_smoothing=label_smoothing,
     )
     return total, from_zigzag(nll, shards, 1) if order == "zigzag" else nll
+
+
+def _loss_chunk(compute: Compute, rows: int) -> int:
+    """Positions of every row that are scored at a time."""
+    return max(1, compute.loss_chunk // max(1, rows // ways("batch")))
 
 
 def _ordered(x: Array, order: Order, shards: int) -> Array:

@@ -48,8 +48,11 @@ def linear(
     if math.prod(x.shape[: x.ndim - inputs]) <= few:
         y = _few_rows(x, weight, inputs)
     else:
-        contracted = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(outer, weight.ndim))
-        y = jax.lax.dot_general(x, weight, (contracted, ((), ())))
+        # As one axis: several contracted axes a TPU transposes, and it does so before a loop over
+        # layers and holds a copy of this weight of all of them.
+        x = x.reshape(*x.shape[: x.ndim - inputs], -1)
+        weight = weight.reshape(*weight.shape[:outer], -1)
+        y = jax.lax.dot_general(x, weight, (((x.ndim - 1,), (outer,)), ((), ())))
     return y if bias is None else y + bias
 
 
