@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,8 +15,9 @@ from glm_jax.command_line import parse, run
 from glm_jax.config import preset
 from glm_jax.errors import UserError
 from glm_jax.nn.compute import Remat
-from train.planning import compiler, documents, tables
-from train.planning.question import Quant, Question, Task, check, default_mesh, parse_mesh
+from train.finetuning.options import DEFAULTS
+from train.planning import cache, compiler, documents, tables
+from train.planning.question import Method, Quant, Question, Task, check, default_mesh, parse_mesh
 from train.planning.result import Result
 from train.planning.search import check_searchable, rank, search, upper_count
 from train.planning.topology import topology
@@ -29,6 +30,7 @@ class Plan:
 
       python -m train.plan --model glm-4-9b --topology v5p-128 --task pretrain --seq-len 8192
       python -m train.plan --model glm-4-9b --topology v5p-128 --task pretrain --search
+      python -m train.plan --model chatglm3-6b --topology v5e-1 --task finetune --method lora
       python -m train.plan --model chatglm2-6b --topology v5e-1 --task decode --quant int4
 
     No TPU is needed, but its compiler: pip install 'jax[tpu]'. Answers are kept in ~/.cache/glm_jax
@@ -41,11 +43,13 @@ class Plan:
     """As rented: v5p-128 and v4-8 (counting cores, two a chip), v5e-256 and v6e-8 (chips),
     tpu7x-8 (cores), 2xv5e-256 (slices)."""
     task: Task = "pretrain"
-    """pretrain and finetune: a step of full-parameter AdamW; prefill: reading one piece of a
-    prompt; decode: writing one token. LoRA and P-Tuning have no training step yet, so they cannot
-    be planned."""
+    """pretrain: a step of full-parameter AdamW; finetune: a step of --method; prefill: reading one
+    piece of a prompt; decode: writing one token."""
+    method: Method = "lora"
+    """What finetune trains, with the defaults of python -m train.finetune --method METHOD."""
     seq_len: int = 0
-    """Tokens per row in training; 0: what the model was trained on, at most 8192."""
+    """Tokens per row in training; 0: what the model was trained on, at most 8192; in finetune 768,
+    which is that script's default."""
     context: int = 8192
     """Cache slots per row in prefill and decode."""
     batch_per_chip: int = 1
@@ -58,15 +62,16 @@ class Plan:
     remat: Remat = "full"
     """What the backward pass recomputes (glm_jax.nn.Compute)."""
     quant: Quant = "none"
-    """Integers for the matrices of every layer, in prefill and decode."""
+    """Integers for the matrices of every layer, where these do not train."""
     param_dtype: str = "float32"
-    """Of weights and optimizer state in training."""
+    """Of trained weights and optimizer state."""
     search: bool = False
     """Try meshes, remat policies and batches, and rank what fits."""
     json: bool = False
     """One line of JSON instead of tables; with --search one a plan."""
-    table: bool = False
-    """Ask everything in the tables of docs/tpu.md and write them anew."""
+    table: Literal["", "known", "all"] = ""
+    """Write the tables of docs/tpu.md and docs/finetuning.md anew; known: the rows whose answers
+    are kept, all: compile what is missing."""
     timeout: float = 900.0
     """Seconds that one compilation may take."""
     keep_hlo: str = ""
@@ -93,7 +98,8 @@ class Plan:
         )
         ways = mesh[0] * mesh[1]
         rows = self.batch_per_chip * ways if training else self.batch or ways
-        length = (self.seq_len or min(config.max_seq_len, 8192)) if training else self.context
+        usual = DEFAULTS[self.method].seq_len if self.task == "finetune" else 8192
+        length = (self.seq_len or min(config.max_seq_len, usual)) if training else self.context
         if config.position == "learned" and not training:
             length = min(length, config.max_seq_len)
         return check(
@@ -107,6 +113,7 @@ class Plan:
                 self.remat if training else "none",
                 self.quant,
                 self.param_dtype,
+                self.method if self.task == "finetune" else "full",
             )
         )
 
@@ -118,7 +125,7 @@ def main(args: Plan) -> None:
       UserError: one line that says what is wrong.
     """
     if args.table:
-        documents.rewrite(lambda options: _row(options, args.timeout))
+        documents.rewrite(lambda options: _row(options, args))
         return
     question, console = args.question(), Console(highlight=False, stderr=args.json)
     if not console.is_terminal:
@@ -136,11 +143,13 @@ def main(args: Plan) -> None:
         tables.show(result, console)
 
 
-def _row(options: str, timeout: float) -> Result | None:
-    """One row of docs/tpu.md, said as it comes."""
+def _row(options: str, args: Plan) -> Result | None:
+    """One row of a table, said as it comes."""
     question = parse(Plan, "python -m train.plan", options.split()).question()
+    if args.table == "known" and cache.load(cache.key(question)) is None:
+        return None
     try:
-        result = Result(question, compiler.ask(question, timeout=timeout))
+        result = Result(question, compiler.ask(question, timeout=args.timeout))
     except UserError as error:
         print(f"{options}: {error}", file=sys.stderr, flush=True)
         return None

@@ -135,6 +135,11 @@ def test_the_base_is_the_same_bit_for_bit(method, base, run_of):
     assert load_adapter(run_of(method) / "adapter").kind == kind
     args = cli.parse(DEFAULTS, "lora", "finetune", words(base, run_of(method), method), "--method")
     run = FinetuneRun.make(args)
+    # What is planned is what is held.
+    planned, held = jax.tree.leaves(run.abstract_rest()), jax.tree.leaves(run.rest)
+    for one, other in zip(planned, held, strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        assert other.sharding.is_equivalent_to(one.sharding, other.ndim)
     with jax.set_mesh(run.mesh):
         state = run.fresh()
         batch = {name: x[:8] for name, x in next(run.train_batches()).items()}

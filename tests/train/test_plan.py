@@ -8,7 +8,7 @@ import pytest
 from glm_jax.config import preset
 from glm_jax.errors import UserError
 from train import plan
-from train.planning import cache, compiler, documents
+from train.planning import cache, compiler, documents, grids, tables
 from train.planning.chips import CHIPS
 from train.planning.estimate import estimate
 from train.planning.question import Question, default_mesh, mesh_text, parse_mesh
@@ -118,8 +118,18 @@ def test_a_question_survives_json_and_names_its_command():
     command = QUESTION.command().split()
     assert plan.parse(plan.Plan, "plan", command[3:]).question() == QUESTION
     decode = Question("chatglm2-6b", "v5e-1", "decode", (1, 1, 1, 1), 8192, 1, "none", "int4")
-    command = decode.command().split()
-    assert plan.parse(plan.Plan, "plan", command[3:]).question() == decode
+    lora = Question("chatglm3-6b", "v5e-8", "finetune", (1, 8, 1, 1), 768, 32, "full", "int8",
+                    "float32", "lora")  # fmt: skip
+    for question in (decode, lora):
+        command = question.command().split()
+        assert plan.parse(plan.Plan, "plan", command[3:]).question() == question
+
+
+def test_fine_tuning_has_the_defaults_of_its_script():
+    words = ["--model", "chatglm3-6b", "--topology", "v5e-1", "--task", "finetune"]
+    found = plan.parse(plan.Plan, "plan", words).question()
+    assert (found.method, found.length, found.remat) == ("lora", 768, "full")
+    assert "finetune by lora on bfloat16" in tables.task(found)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +143,7 @@ def test_a_question_survives_json_and_names_its_command():
         ("--task decode --topology v5e-256 --batch 3", "3 rows do not divide"),
         ("--model glm-10b --seq-len 4096", "4096 tokens are more than the 1024 learned"),
         ("--quant int4", "integers do not train"),
+        ("--task finetune --method full --quant int8", "integers do not train"),
         ("--topology 2xv5e-8 --mesh fsdp=16", "data=1 does not divide over 2 slices"),
         ("--task decode --search", "--search is for pretrain"),
         ("--param-dtype float8", "float8 is not"),
@@ -293,22 +304,38 @@ def test_a_slow_compiler_is_ended():
         compiler.ask(QUESTION, timeout=0.01)
 
 
-def test_every_command_of_the_document_is_a_question(tmp_path):
+def test_every_command_of_the_documents_is_a_question(tmp_path):
     asked = []
 
     def answer(options):
         asked.append(plan.parse(plan.Plan, "plan", options.split()).question())
         return Result(asked[-1], FITS if "v5p" in options else REFUSED)
 
-    page = tmp_path / "tpu.md"
-    page.write_text(documents.DOCUMENT.read_text())
-    documents.rewrite(answer, page)
-    assert len(asked) == len(documents.TRAINING) + len(documents.INFERENCE)
-    rows = [line for line in page.read_text().splitlines() if line.startswith("|")]
-    assert sum(options in row for options in documents.TRAINING for row in rows) >= 20
-    assert "| 0.00 of 95.73 | 1 s | 500 ms | 500 ms | 2 s | 50% |" in page.read_text()
-    assert "**does not fit**: 120.00 of 96.00" in page.read_text()
-    documents.rewrite(lambda options: None, page)
-    assert "no answer in time" in page.read_text() and "**" not in page.read_text().split("##")[3]
-    with pytest.raises(ValueError, match="marks for 'inference'"):
-        documents._put("", "inference", "")
+    for name in ("tpu.md", "finetuning.md"):
+        (tmp_path / name).write_text((documents.DOCS / name).read_text())
+    documents.rewrite(answer, tmp_path)
+    text = (tmp_path / "tpu.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    for options in grids.TRAINING + grids.INFERENCE:
+        assert sum(row.endswith(f"| `{options}` |") for row in rows) == 1
+    assert len(asked) == len(set(asked))
+    assert "| 0.00 of 95.73 | 1 s | 500 ms | 500 ms | 2 s | 50% |" in text
+    assert "**does not fit**: 120.00 of 96.00" in text
+    tuned = (tmp_path / "finetuning.md").read_text()
+    assert "| glm-4-9b | full |  | 4 x 1024 | 80 GB on each of 8 GPUs | 0.00 GB |" in tuned
+    documents.rewrite(lambda options: None, tmp_path)
+    assert "--model" not in (tmp_path / "tpu.md").read_text().split("## Training")[1]
+    with pytest.raises(ValueError, match="marks for 'nothing'"):
+        documents._put(tmp_path / "tpu.md", "nothing", "")
+
+
+def test_tables_of_known_rows_compile_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiler, "_run", lambda *args: pytest.fail("compiled"))
+    written = []
+    monkeypatch.setattr(
+        documents, "rewrite", lambda answer: written.extend(map(answer, grids.TRAINING))
+    )
+    first = plan.parse(plan.Plan, "plan", grids.TRAINING[0].split()).question()
+    cache.store(cache.key(first), FITS)
+    plan.cli_main(["--table", "known"])
+    assert written[0].fits and not any(written[1:])

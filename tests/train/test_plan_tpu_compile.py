@@ -52,3 +52,37 @@ def test_writing_one_token_from_int4(capsys):
     assert answer["fits"] and answer["tokens_per_step"] == 1
     # Reading the weights cannot be avoided.
     assert answer["estimated_seconds"] > 0.9 * answer["memory_floor_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("words", "gigabytes"),
+    [
+        # Of the release; ChatGLM3's 14,082 and 18,426 MiB are 14.8 and 19.3 GB.
+        ("--model chatglm-6b --topology v5e-1 --method ptuning --quant int4 --seq-len 128", 7),
+        pytest.param(
+            "--model chatglm3-6b --topology v5e-1 --method lora --batch-per-chip 4",
+            14.1,
+            marks=long_compile,
+        ),
+        pytest.param(
+            "--model chatglm3-6b --topology v6e-1 --method ptuning --batch-per-chip 4",
+            18.4,
+            marks=long_compile,
+        ),
+        pytest.param(
+            "--model glm-4-9b --topology v6e-1 --method lora --seq-len 1024", 22, marks=long_compile
+        ),
+        pytest.param(
+            "--model chatglm3-6b --topology v5e-8 --method full", None, marks=long_compile
+        ),
+        pytest.param(
+            "--model glm-4-9b --topology v5p-8 --method full --seq-len 1024",
+            None,
+            marks=long_compile,
+        ),
+    ],
+)
+def test_fine_tuning_takes_less_than_the_releases_say(words, gigabytes, capsys):
+    answer = ask(f"--task finetune {words}", capsys)
+    assert answer["fits"]
+    assert gigabytes is None or answer["peak_bytes"] < gigabytes * 1e9

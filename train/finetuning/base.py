@@ -125,8 +125,7 @@ class TuningRun:
 
     def init(self, key: Array) -> TrainState:
         """A state of the right shapes; pure. Values of the model's own weights are random."""
-        model = self.method.prepare(GLM(self.config, key), key)
-        return self._state(partition(model, self.trained(model))[0])
+        return self._state(self._halves(key, jnp.float32)[0])
 
     def trained(self, model: GLM) -> Choice:
         """Which parameters of a prepared model are trained."""
@@ -139,6 +138,11 @@ class TuningRun:
 
     def abstract(self) -> TrainState:
         return abstract_state(self.init, self.mesh)
+
+    def abstract_rest(self) -> Any:
+        """Shapes, types and shardings of the frozen half, beside an adapter."""
+        dtype = jnp.dtype(self.args.compute.dtype)
+        return abstract_state(lambda key: self._halves(key, dtype)[1], self.mesh)
 
     def fresh(self) -> TrainState:
         """The state before the first step."""
@@ -202,6 +206,10 @@ class TuningRun:
             model = jax.device_put(model, tree_shardings(model, self.mesh))
         key = jax.random.key(args.seed)
         model = self.method.prepare(self.begin(model, key), key)
+        return partition(model, self.trained(model))
+
+    def _halves(self, key: Array, dtype: Any) -> tuple[Any, Any]:
+        model = self.method.prepare(GLM(self.config, key, param_dtype=dtype), key)
         return partition(model, self.trained(model))
 
     def _state(self, trained: Any) -> TrainState:

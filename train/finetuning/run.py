@@ -120,6 +120,11 @@ class FinetuneRun(TuningRun):
         )
 
     def step(self) -> StepFn:
+        step = self.jitted_step()
+        return lambda state, batch: step(state, batch, self.rest)
+
+    def jitted_step(self) -> Any:
+        """``(state, batch, rest) -> (state, metrics)``."""
         args = self.args
         loss = language_loss(
             args.compute,
@@ -127,14 +132,13 @@ class FinetuneRun(TuningRun):
             embed_grad_scale=args.optimizer.embed_grad_scale,
             label_smoothing=args.label_smoothing,
         )
-        step = make_train_step(
+        return make_train_step(
             task_loss(args.compute) if self.task else loss,
             args.optimizer.make(),
             schedule=args.optimizer.schedule.fn(),
             seed=args.seed,
             accumulate=args.accumulate,
         )
-        return lambda state, batch: step(state, batch, self.rest)
 
     def identity(self) -> dict[str, Any]:
         free = ("heldout_percent", "num_workers", "prefetch", "on_bad")

@@ -16,11 +16,13 @@ PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
 # What the compiled programs and the reading of them are made from, below the project's root.
 SOURCES = (
     "glm_jax/config.py", "glm_jax/presets.py", "glm_jax/sharding.py", "glm_jax/nn", "glm_jax/ops",
-    "glm_jax/text/decoding_loop.py", "glm_jax/text/sampling.py", "train/trainer.py",
-    "train/optim.py", "train/schedules.py", "train/run.py",
-    "train/planning/child.py", "train/planning/hlo.py", "train/planning/kernels.py",
-    "train/planning/kept.py", "train/planning/loops.py", "train/planning/programs.py",
-    "train/planning/question.py", "train/planning/refusal.py", "train/planning/topology.py",
+    "glm_jax/peft", "glm_jax/text/decoding_loop.py", "glm_jax/text/sampling.py", "train/trainer.py",
+    "train/losses.py", "train/optim.py", "train/schedules.py", "train/finetuning/methods.py",
+    "train/finetuning/options.py", "train/finetuning/base.py", "train/finetuning/run.py",
+    "train/planning/child.py", "train/planning/hlo.py", "train/planning/inference.py",
+    "train/planning/kernels.py", "train/planning/kept.py", "train/planning/loops.py",
+    "train/planning/program.py", "train/planning/programs.py", "train/planning/question.py",
+    "train/planning/refusal.py", "train/planning/topology.py", "train/planning/training.py",
     "train/planning/walk.py",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent.parent

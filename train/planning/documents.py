@@ -1,4 +1,4 @@
-"""The tables of docs/tpu.md: a grid of commands, and the rows that they answer with."""
+"""The tables of docs/tpu.md and docs/finetuning.md: rows that the compiler's answers make."""
 
 from __future__ import annotations
 
@@ -8,67 +8,40 @@ from pathlib import Path
 
 from train.planning import cache
 from train.planning.estimate import memory_floor
+from train.planning.grids import FINETUNING, INFERENCE, TRAINING
 from train.planning.result import Result
-from train.planning.tables import GIB, duration, markdown
+from train.planning.tables import GIB, duration, markdown, verdict, weights
 
-DOCUMENT = cache.ROOT / "docs" / "tpu.md"
-
-# What one would rent for each: small models on one host, large ones on a pod slice, and the largest
-# on one host where that shows by how much it does not fit.
-TRAINING = tuple(
-    f"--model {model} --topology {slice_} --seq-len {length}{more}"
-    for model, length, slices, more in (
-        ("glm-4-9b", 8192, ("v5e-8", "v5p-8", "v5p-128", "v5e-256", "v6e-256"), ""),
-        ("chatglm2-6b", 8192, ("v6e-8", "v5p-8", "v5p-128", "v5e-256", "v6e-256"), ""),
-        ("glm-10b", 1024, ("v5e-8", "v5p-8", "v5e-256", "v5p-128", "v6e-256"), ""),
-        ("chatglm-6b", 2048, ("v5p-8", "v5e-256", "v5p-128", "v6e-256"), ""),
-        ("glm-2b", 1024, ("v5e-8", "v6e-8"), ""),
-        ("glm-large", 512, ("v5e-8", "v6e-8"), " --batch-per-chip 8"),
-    )
-    for slice_ in slices
-)
-INFERENCE = tuple(
-    f"--task {task} --model {model} --topology {slice_} --context {context}{more}"
-    for task, model, context, more, slices in (
-        ("decode", "glm-10b", 1024, "", ("v6e-1", "v5e-8")),
-        ("decode", "chatglm-6b", 2048, " --quant int4", ("v5e-1",)),
-        ("decode", "chatglm2-6b", 8192, " --quant int4", ("v5e-1", "v6e-1")),
-        ("decode", "chatglm2-6b", 8192, " --quant int8", ("v5e-1",)),
-        ("decode", "chatglm2-6b", 8192, "", ("v5e-1", "v5e-8", "v6e-1", "v5p-8")),
-        ("decode", "glm-4-9b-chat", 8192, "", ("v5e-8", "v6e-1", "v6e-8", "v5p-8")),
-        ("decode", "glm-4-9b-chat", 131072, "", ("v5e-8", "v6e-8", "v5p-8")),
-        ("prefill", "chatglm2-6b", 8192, "", ("v5e-8", "v6e-8", "v5p-8")),
-        ("prefill", "glm-4-9b-chat", 131072, "", ("v6e-8", "v5p-8")),
-    )
-    for slice_ in slices
-)
+DOCS = cache.ROOT / "docs"
 
 Answer = Callable[[str], Result | None]
-"""From a command's options to its result; None where the compiler gave none in time."""
+"""From a command's options to its result; None where there is none."""
 
 
-def rewrite(answer: Answer, path: Path = DOCUMENT) -> None:
-    """Asks every command of the grid and puts the tables between their marks in the document."""
-    text = path.read_text()
-    # Inference compiles in seconds, so it comes first.
-    inference = [(options, answer(options)) for options in INFERENCE]
-    training = [(options, answer(options)) for options in TRAINING]
-    text = _put(text, "inference", _inference(inference))
-    text = _put(text, "training", _training(training))
+def rewrite(answer: Answer, docs: Path = DOCS) -> None:
+    """Asks every command of the grids and puts the tables between their marks in tpu.md and
+    finetuning.md; what has no answer has no row."""
+    asked = lambda grid: [(o, found) for o in grid if (found := answer(o)) is not None]
+    tuned = [(o, release, answer(o)) for o, release in FINETUNING]
+    # What compiles in seconds comes first.
+    _put(docs / "finetuning.md", "memory", _finetuning(tuned))
+    _put(docs / "tpu.md", "inference", _inference(asked(INFERENCE)))
+    _put(docs / "tpu.md", "training", _training(asked(TRAINING)))
     versions = ", ".join(f"{name} {cache.version(name)}" for name in ("jax", "libtpu"))
-    text = _put(text, "versions", f"Compiled with {versions}.\n")
-    path.write_text(text)
+    for name in ("finetuning.md", "tpu.md"):
+        _put(docs / name, "versions", f"Compiled with {versions}.\n")
 
 
-def _put(text: str, name: str, inside: str) -> str:
+def _put(document: Path, name: str, inside: str) -> None:
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
     marks = re.compile(f"({re.escape(begin)}).*?({re.escape(end)})", re.DOTALL)
+    text = document.read_text()
     if not marks.search(text):
-        raise ValueError(f"the document has no marks for {name!r}: {begin.strip()} ... {end}")
-    return marks.sub(lambda found: f"{found[1]}\n{inside}\n{found[2]}", text)
+        raise ValueError(f"{document} has no marks for {name!r}: {begin.strip()} ... {end}")
+    document.write_text(marks.sub(lambda found: f"{found[1]}\n{inside}\n{found[2]}", text))
 
 
-Asked = Sequence[tuple[str, Result | None]]
+Asked = Sequence[tuple[str, Result]]
 _HEADER = ("model", "slice", "tokens a row", "rows", "memory, GiB", "compute", "kernels, loops",
            "links")  # fmt: skip
 
@@ -76,8 +49,6 @@ _HEADER = ("model", "slice", "tokens a row", "rows", "memory, GiB", "compute", "
 def _training(asked: Asked) -> str:
     rows = [
         (*_start(result), *_times(result), _step(result), _utilisation(result), _command(options))
-        if result
-        else _missing(options, 11)
         for options, result in asked
     ]
     return markdown((*_HEADER, "step at least", "utilisation at most", "options"), rows)
@@ -93,11 +64,36 @@ def _inference(asked: Asked) -> str:
             duration(memory_floor(result.question, result.found)),
             _command(options),
         )
-        if result
-        else _missing(options, 12)
         for options, result in asked
     ]
     return markdown(("task", *_HEADER, "step at least", "memory read once", "options"), rows)
+
+
+def _finetuning(asked: Sequence[tuple[str, str, Result | None]]) -> str:
+    rows = [
+        (
+            result.question.model,
+            result.question.method,
+            "" if result.question.method == "full" else weights(result.question.quant),
+            f"{result.question.rows} x {result.question.length}",
+            release,
+            f"{(result.peak_bytes or 0) / 1e9:.2f} GB" if result.fits else verdict(result),
+            f"{result.question.topology}, {result.hbm_bytes / 1e9:.2f} GB",
+            _command(options),
+        )
+        for options, release, result in asked
+        if result is not None
+    ]
+    header = (
+        "model",
+        "method",
+        "base",
+        "rows x tokens",
+        "release",
+        "here, a chip",
+        "slice, a chip",
+    )
+    return markdown((*header, "options"), rows)
 
 
 def _start(result: Result) -> tuple[str, ...]:
@@ -143,7 +139,3 @@ def _utilisation(result: Result) -> str:
 
 def _command(options: str) -> str:
     return f"`{options}`"
-
-
-def _missing(options: str, columns: int) -> tuple[str, ...]:
-    return (*[""] * (columns - 2), "no answer in time", _command(options))

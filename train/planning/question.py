@@ -14,6 +14,7 @@ from glm_jax.sharding import MESH_AXES, MeshConfig
 from train.planning.topology import Topology, topology
 
 Task = Literal["pretrain", "finetune", "prefill", "decode"]
+Method = Literal["lora", "ptuning", "full"]
 Quant = Literal["none", "int8", "int4"]
 TRAINING = ("pretrain", "finetune")
 
@@ -32,8 +33,11 @@ class Question:
     """Over all chips."""
     remat: Remat = "full"
     quant: Quant = "none"
+    """Of the matrices that do not train."""
     param_dtype: str = "float32"
-    """Of weights and optimizer state in training; prefill and decode hold bfloat16."""
+    """Of trained weights and optimizer state; what does not train is bfloat16."""
+    method: Method = "full"
+    """Of fine-tuning; other training is full as well."""
 
     @property
     def config(self) -> GLMConfig:
@@ -60,6 +64,7 @@ class Question:
         size = "--seq-len" if self.training else "--context"
         words = [
             f"--model {self.model} --topology {self.topology} --task {self.task}",
+            *[f"--method {self.method}"] * (self.task == "finetune"),
             f"{size} {self.length}",
             f"--mesh {mesh_text(self.mesh)}",
         ]
@@ -69,7 +74,7 @@ class Question:
             words += [f"--param-dtype {self.param_dtype}"] * (self.param_dtype != "float32")
         else:
             words.append(f"--batch {self.rows}")
-            words += [f"--quant {self.quant}"] * (self.quant != "none")
+        words += [f"--quant {self.quant}"] * (self.quant != "none")
         return "python -m train.plan " + " ".join(words)
 
 
@@ -139,9 +144,10 @@ def check(question: Question) -> Question:
             f"{question.length} tokens are more than the {config.max_seq_len} learned positions of "
             f"{question.model}"
         )
-    if question.training and question.quant != "none":
+    if question.training and question.method == "full" and question.quant != "none":
         raise UserError(
-            f"--quant {question.quant} is for prefill and decode: integers do not train"
+            f"--quant {question.quant} is for prefill, decode, lora and ptuning: integers do not "
+            "train"
         )
     if question.task not in get_args(Task):
         raise UserError(f"--task {question.task} is unknown")

@@ -79,6 +79,7 @@ class Result:
             "model": asked.model,
             "topology": asked.topology,
             "task": asked.task,
+            "method": asked.method if asked.task == "finetune" else None,
             "mesh": mesh_text(asked.mesh),
             "length": asked.length,
             "rows": asked.rows,

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from train.planning.estimate import memory_floor
-from train.planning.question import mesh_text
+from train.planning.question import Question, mesh_text
 from train.planning.result import Result
 
 GIB = 2**30
@@ -24,9 +24,9 @@ def show(result: Result, console: Console) -> None:
     rows = f"{asked.rows} row{'s' * (asked.rows > 1)}"
     size = f"{asked.length:,} {'tokens' if asked.training else 'slots'}"
     console.print(
-        f"{asked.model}, {asked.task} on {asked.topology}: {slices}{shape}, "
+        f"{asked.model}, {task(asked)} on {asked.topology}: {slices}{shape}, "
         f"{devices}, mesh {mesh_text(asked.mesh)}; {rows} of {size}"
-        + (f", remat {asked.remat}" if asked.training else f", weights {_weights(asked.quant)}"),
+        + (f", remat {asked.remat}" if asked.training else f", weights {weights(asked.quant)}"),
         soft_wrap=True,
     )
     console.print(verdict(result), soft_wrap=True, style="bold" if result.fits else "bold red")
@@ -92,8 +92,16 @@ def ranked(results: Sequence[Result], console: Console) -> None:
     console.print(table)
 
 
-def _weights(quant: str) -> str:
+def weights(quant: str) -> str:
     return "bfloat16" if quant == "none" else quant
+
+
+def task(asked: Question) -> str:
+    """With the method, where there are several."""
+    if asked.task != "finetune":
+        return asked.task
+    base = "" if asked.method == "full" else f" on {weights(asked.quant)}"
+    return f"finetune by {asked.method}{base}"
 
 
 def _memory(result: Result) -> Table:
