@@ -19,6 +19,7 @@ SOURCES = (
     "glm_jax/peft", "glm_jax/text/decoding_loop.py", "glm_jax/text/sampling.py", "train/trainer.py",
     "train/losses.py", "train/optim.py", "train/schedules.py", "train/finetuning/methods.py",
     "train/finetuning/options.py", "train/finetuning/base.py", "train/finetuning/run.py",
+    "train/finetuning/tasks.py",
     "train/planning/child.py", "train/planning/hlo.py", "train/planning/inference.py",
     "train/planning/kernels.py", "train/planning/kept.py", "train/planning/loops.py",
     "train/planning/program.py", "train/planning/programs.py", "train/planning/question.py",
