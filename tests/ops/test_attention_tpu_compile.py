@@ -45,6 +45,7 @@ def decode_temporaries(cases):
     return run_program(DECODE, json.dumps(cases))
 
 
+@long_compile
 def test_forward_and_backward_on_a_chip_with_little_and_one_with_much_fast_memory():
     assert not refused([["v4", "glm-10b", 1024], ["v5e", "glm-4-9b", 1024]])
 

@@ -77,6 +77,7 @@ def test_classes_are_learned_and_told(name, method, tmp_path):
         assert np.array_equal(model.embedding[...], before)
 
 
+@pytest.mark.slow
 def test_candidates_for_a_blank_are_learned(tmp_path):
     entries = [
         {"inputs_pretokenized": f"the {w} has [MASK].", "choices_pretokenized": [" fur", " wings"],

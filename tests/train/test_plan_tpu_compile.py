@@ -58,7 +58,11 @@ def test_writing_one_token_from_int4(capsys):
     ("words", "gigabytes"),
     [
         # Of the release; ChatGLM3's 14,082 and 18,426 MiB are 14.8 and 19.3 GB.
-        ("--model chatglm-6b --topology v5e-1 --method ptuning --quant int4 --seq-len 128", 7),
+        pytest.param(
+            "--model chatglm-6b --topology v5e-1 --method ptuning --quant int4 --seq-len 128",
+            7,
+            marks=long_compile,
+        ),
         pytest.param(
             "--model chatglm3-6b --topology v5e-1 --method lora --batch-per-chip 4",
             14.1,
