@@ -65,8 +65,9 @@ class SentencePieceTokenizer(BaseTokenizer):
     ):
         self._pieces = PieceModel(model)
         self.num_pieces = len(self._pieces)
-        used = self.num_pieces + (0 if special else NUM_COMMANDS)
         special = special or command_tokens(self.num_pieces)
+        commands = [i for i in vars(special).values() if i is not None]
+        used = max(self.num_pieces, *(i + 1 for i in commands))
         super().__init__([model], "trained", special, command_ids(special), used, vocab_size)
 
     def __reduce__(self) -> Any:

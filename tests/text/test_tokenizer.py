@@ -112,6 +112,7 @@ def test_pickle_and_directory(tokenizer, tmp_path):
     train_sentencepiece(TEXTS, 512, tmp_path / "a" / "tok")
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["tok"]
     for other in (load_tokenizer(tmp_path / "a" / "tok"), pickle.loads(pickle.dumps(tokenizer))):
+        assert other.used == tokenizer.used  # with the command tokens, of which one ends a text
         assert other.fingerprint == tokenizer.fingerprint
         assert other.encode(TEXTS[0]) == tokenizer.encode(TEXTS[0])
     train_sentencepiece(TEXTS, 512, tmp_path / "a" / "tok", model_type="bpe")  # replaces it
