@@ -9,6 +9,8 @@ import random
 import subprocess
 import sys
 
+from tests.conftest import QUICK
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -32,8 +34,9 @@ def command(output: pathlib.Path, corpus: pathlib.Path, *options: str) -> list[s
 
 
 def start(args: list[str], **environment: str) -> subprocess.Popen:
-    """One CPU device, whatever the tests themselves use."""
-    env = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **environment}
+    """One CPU device, whatever the tests themselves use; XLA_FLAGS are added to the tests' own."""
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+    env["XLA_FLAGS"] = f"{QUICK} {environment.get('XLA_FLAGS', '')}".strip()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(args, cwd=ROOT, env=env, **pipes)
 
