@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from jax.sharding import Mesh
 
 from glm_jax.data import OBJECTIVES, Infilling
 from train.trainer import Batch, LossFn, make_eval_step, put_batch
+
+_eval_step = functools.cache(make_eval_step)
 
 
 def objectives_of(infilling: Infilling) -> tuple[str, ...]:
@@ -38,7 +41,7 @@ class Heldout:
         batches: int,
         shares: Sequence[str] = (),
     ):
-        self._step, self._mesh, self._shares = make_eval_step(loss_fn), mesh, shares
+        self._step, self._mesh, self._shares = _eval_step(loss_fn), mesh, shares
         self._batches: dict[str, Sequence[Batch]] = {
             name: _first(open_loader(), batches) for name, open_loader in loaders.items()
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 
 from jaxtyping import Array
 
@@ -12,9 +12,10 @@ from glm_jax.nn import GLM, Compute, lm_loss
 from train.trainer import Batch, LossFn, Parts
 
 
+@functools.cache  # one function for the same arguments: what is compiled of it is found again
 def language_loss(
     compute: Compute,
-    parts: Sequence[str],
+    parts: tuple[str, ...],
     *,
     dropout: bool = True,
     embed_grad_scale: float = 1.0,

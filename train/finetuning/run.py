@@ -15,7 +15,7 @@ from glm_jax.ckpts import load_model
 from glm_jax.data import PARTS, make_finetune_loader
 from glm_jax.data.finetune import open_records
 from glm_jax.errors import UserError
-from glm_jax.nn import GLM, joined_layers
+from glm_jax.nn import GLM, Compute, joined_layers
 from glm_jax.peft import attach, combine
 from glm_jax.peft.partition import Choice
 from glm_jax.sharding import local_rows
@@ -25,7 +25,30 @@ from train.finetuning.options import Finetune
 from train.finetuning.tasks import TaskData, shares, task_loss, with_f1, with_head
 from train.heldout import Heldout
 from train.losses import language_loss
+from train.optim import Optimizer
 from train.trainer import StepFn, make_train_step
+
+
+@functools.cache
+def _step(
+    optimizer: Optimizer,
+    compute: Compute,
+    seed: int,
+    accumulate: int,
+    label_smoothing: float,
+    chooses: bool,
+) -> Any:
+    """One function for runs of the same options, so that the second finds it compiled."""
+    scale = optimizer.embed_grad_scale
+    return make_train_step(
+        task_loss(compute)
+        if chooses
+        else language_loss(compute, PARTS, embed_grad_scale=scale, label_smoothing=label_smoothing),
+        optimizer.make(),
+        schedule=optimizer.schedule.fn(),
+        seed=seed,
+        accumulate=accumulate,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,18 +149,13 @@ class FinetuneRun(TuningRun):
     def jitted_step(self) -> Any:
         """``(state, batch, rest) -> (state, metrics)``."""
         args = self.args
-        loss = language_loss(
+        return _step(
+            args.optimizer,
             args.compute,
-            PARTS,
-            embed_grad_scale=args.optimizer.embed_grad_scale,
-            label_smoothing=args.label_smoothing,
-        )
-        return make_train_step(
-            task_loss(args.compute) if self.task else loss,
-            args.optimizer.make(),
-            schedule=args.optimizer.schedule.fn(),
-            seed=args.seed,
-            accumulate=args.accumulate,
+            args.seed,
+            args.accumulate,
+            args.label_smoothing,
+            self.task is not None,
         )
 
     def identity(self) -> dict[str, Any]:

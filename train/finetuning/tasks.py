@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,7 @@ class TaskData:
         )  # fmt: skip
 
 
+@functools.cache
 def task_loss(compute: Compute, classes: int = 0) -> LossFn:
     """Cross entropy over the classes or candidates of a ``glm_jax.data.tasks.TaskLoader``.
 
