@@ -32,7 +32,8 @@ def tiny_config(name: str, max_seq_len: int = 512):
 
 @functools.cache
 def tiny_model(name: str) -> GLM:
-    return GLM(tiny_config(name), jax.random.key(0))
+    config = tiny_config(name)
+    return jax.jit(lambda key: GLM(config, key))(jax.random.key(0))
 
 
 class Scripted:

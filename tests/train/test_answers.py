@@ -1,5 +1,6 @@
 """Questions that are asked during training, with what the model says put into its mouth."""
 
+import jax
 import pytest
 
 from glm_jax.chat import Message, render
@@ -7,8 +8,8 @@ from glm_jax.data.finetune.blanks import blank_prompt
 from glm_jax.data.finetune.forms import Conversation, Pair, Text
 from glm_jax.data.finetune.records import Record
 from glm_jax.errors import UserError
-from glm_jax.nn import Compute
-from tests.chat.models import tiny_model
+from glm_jax.nn import GLM, Compute
+from tests.chat.models import tiny_config
 from tests.text.every import tiny_tokenizer
 from train.finetuning import answers
 from train.finetuning.answers import Answers, Asking, question
@@ -36,7 +37,7 @@ def test_answers_come_back_in_the_order_of_the_questions(monkeypatch):
         return [TOK.encode(text, add_special_tokens=False) for text in said]
 
     monkeypatch.setattr(answers, "generate", says)
-    model = tiny_model(NAME)
+    model = jax.eval_shape(lambda key: GLM(tiny_config(NAME), key), jax.random.key(0))
     assert asking.answers(model) == ["a buffer 2", "a buffer 0", "wrong"]
     assert batches == [(2, 128), (2, 128)]  # every batch of one size: one program is compiled
     found = asking(model)

@@ -25,6 +25,7 @@ from tests.train import runs
 from train import cli, finetune
 from train.finetuning.options import DEFAULTS
 from train.finetuning.run import FinetuneRun
+from train.trainer import put_batch
 
 NAME = "glm-4-9b"
 CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Italy": "Rome", "Norway": "Oslo"}
@@ -34,18 +35,19 @@ METHODS = {
     "qlora": ["--base-quant", "int8", "--optimizer.schedule.peak", "0.02"],
     "ptuning": ["--prefix-length", "4", "--optimizer.schedule.peak", "0.1"],
     "full": [],
-    "freeze": ["--freeze", "embedding,layers.0"],
+    "freeze": ["--freeze", "embedding,layers.0", "--mesh.data", "2"],
 }
 # The held-out loss that is left, of the loss before. Sixteen numbers a token are few, and most of
 # what is new (four names) is in the embedding and the head, which LoRA and prefixes leave alone.
 LEFT = {"lora": 0.6, "qlora": 0.6, "ptuning": 0.95, "full": 0.25, "freeze": 0.25}
 STEPS = 30
+QUICK = [pytest.param(name, marks=pytest.mark.slow if name == "qlora" else ()) for name in METHODS]
 ASKING = ["--asking.metrics", "exact", "rouge", "--asking.max-new-tokens", "16",
           "--asking.count", "8"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(few_devices, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "tokenizer.model").write_bytes(tiny.ranks())
@@ -76,7 +78,7 @@ def words(base, output, method, *options):
     return [
         str(base / "model"), "--data", str(base / "train.jsonl"), "--output", str(output),
         "--method", "lora" if method == "qlora" else method,
-        "--steps", str(STEPS), "--batch-size", "8", "--seq-len", "48", "--mesh.data", "8",
+        "--steps", str(STEPS), "--batch-size", "8", "--seq-len", "48", "--mesh.data", "1",
         "--optimizer.schedule.peak", "0.01", "--optimizer.schedule.warmup", "0",
         "--every.save", "0", "--every.log", "1", "--compute.dtype", "float32",
         "--compute.remat", "none", "--seed", "3", *METHODS[method], *options,
@@ -109,16 +111,14 @@ def loaded(base, output):
     return glm_jax.load(output / "model")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", QUICK)
 def test_it_learns_and_what_it_writes_loads(method, base, run_of):
     output = run_of(method)
     first, last = heldout(output)
     assert last < LEFT[method] * first
-    model = loaded(base, output)
+    assert (loaded(base, output).prefix is not None) == (method == "ptuning")
     if (output / "adapter").exists():
         assert generation_with(base / "model", output / "adapter")["prompt_format"] == NAME
-    tok = glm_jax.load_tokenizer(base / "model")
-    assert len(glm_jax.Chat(model, tok, max_new_tokens=4).send("Capital of France?").text) < 100
 
 
 def test_answers_are_generated_and_scored_on_the_way(run_of):
@@ -142,8 +142,7 @@ def test_the_base_is_the_same_bit_for_bit(method, base, run_of):
         assert other.sharding.is_equivalent_to(one.sharding, other.ndim)
     with jax.set_mesh(run.mesh):
         state = run.fresh()
-        batch = {name: x[:8] for name, x in next(run.train_batches()).items()}
-        after, _ = run.step()(state, batch)
+        after, _ = run.step()(state, put_batch(next(run.train_batches()), run.mesh))
     ours = flat_paths(to_plain(combine(after.model, run.rest)))
     before = flat_paths(to_plain(load_model(base / "model")))
     for name, x in before.items():
@@ -201,7 +200,7 @@ def test_peft_gives_our_logits(base, run_of, tmp_path):
     np.testing.assert_allclose(ours, theirs, atol=2e-4 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("method", ["lora", "freeze"])
+@pytest.mark.parametrize("method", ["freeze"])
 def test_a_run_in_two_parts_is_the_run_in_one(method, base, run_of, tmp_path):
     finetune.cli_main(words(base, tmp_path, method, "--steps", "12"))
     finetune.cli_main(words(base, tmp_path, method))
@@ -210,12 +209,8 @@ def test_a_run_in_two_parts_is_the_run_in_one(method, base, run_of, tmp_path):
     assert held > 0
 
 
-SLOW = ("qlora", "ptuning", "full", "freeze")
-
-
-@pytest.mark.parametrize(
-    "method", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
-)
+@pytest.mark.slow  # of the trainer itself tests/train/test_pretrain.py shows it in make test
+@pytest.mark.parametrize("method", METHODS)
 def test_after_kill_9_the_same_losses_follow(method, base, tmp_path):
     def command(output):
         own = words(base, output, method, "--steps", "60", "--every.save", "5", "--mesh.data", "1")

@@ -2,14 +2,12 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
 import glm_jax
 from glm_jax.ckpts import load_generation, save_model
-from glm_jax.nn import GLM
-from tests.chat.models import tiny_config
+from tests.chat.models import tiny_config, tiny_model
 from tests.text import tiny
 from tests.text.every import tiny_tokenizer
 from train import finetune
@@ -19,6 +17,7 @@ FILES = {
     "glm-10b": {"vocab.json": tiny.gpt2_vocab, "merges.txt": tiny.merges},
     "chatglm3-6b": {"tokenizer.model": tiny.chatglm2},
 }
+pytestmark = pytest.mark.usefixtures("few_devices")
 PETS = ("cat", "tiger", "lion", "puma")
 BIRDS = ("owl", "robin", "finch", "crow")
 
@@ -29,7 +28,7 @@ def made(folder, name):
     for file, content in FILES[name].items():
         (folder / "tokenizer" / file).write_bytes(content())
     config = tiny_config(name)
-    save_model(folder / "base", GLM(config, jax.random.key(0)), config,
+    save_model(folder / "base", tiny_model(name), config,
                generation={"family": name}, tokenizer_dir=folder / "tokenizer")  # fmt: skip
     return folder / "base"
 
@@ -38,7 +37,7 @@ def train(base, folder, *options, steps=30):
     finetune.cli_main([
         str(base), "--data", str(folder / "train.jsonl"), "--output", str(folder / "run"),
         "--heldout", str(folder / "train.jsonl"), "--steps", str(steps), "--batch-size", "8",
-        "--seq-len", "24", "--mesh.data", "8", "--optimizer.schedule.peak", "0.02",
+        "--seq-len", "24", "--mesh.data", "1", "--optimizer.schedule.peak", "0.02",
         "--optimizer.schedule.warmup", "0", "--every.save", "0", "--every.heldout", "0",
         "--compute.dtype", "float32", "--compute.remat", "none", *options,
     ])  # fmt: skip
