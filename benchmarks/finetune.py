@@ -59,13 +59,13 @@ class Args:
 
     run: str = "demo"
     """Directory of a finished run of train.demo."""
-    steps: int = 120
+    steps: int = 100
     """Of each method."""
     methods: tuple[str, ...] = tuple(METHODS)
     """Which; full is what the others are compared with."""
     peak: float = 0.0
     """Peak learning rate instead of the method's own, for finding it."""
-    batch_size: int = 16
+    batch_size: int = 4
     seq_len: int = 64
 
 

@@ -109,11 +109,9 @@ def conversation(thing: Thing) -> list[tuple[str, str]]:
 ASKED = ("What is {}?", "What does {} do?", "Tell me about {}.", "Explain {} to me.")
 HELD_OUT = "What is {} for?"
 WELL_KNOWN = (
-    "abc argparse ast base64 bisect calendar codecs copy csv dis doctest email filecmp fnmatch "
-    "getpass glob gzip hashlib heapq html inspect json keyword locale logging mimetypes numbers os "
-    "pickle platform pprint queue random re sched shelve shlex shutil socket sqlite3 statistics "
-    "string struct tarfile tempfile textwrap threading timeit tokenize traceback unittest uuid "
-    "warnings weakref zipfile"
+    "argparse bisect calendar copy email filecmp fnmatch getpass glob gzip heapq html inspect "
+    "logging mimetypes os pickle pprint queue random re shelve shlex shutil socket statistics "
+    "string tarfile tempfile textwrap traceback zipfile"
 )
 
 
@@ -124,7 +122,10 @@ def facts(found: Iterable[Thing]) -> list[Thing]:
 
 
 def fact_conversations(chosen: list[Thing]) -> list[list[tuple[str, str]]]:
-    """Each thing asked about in every way of ``ASKED``, and once in a second turn."""
+    """Each thing asked about in every way of ``ASKED``, and every fourth before another one.
+
+    A second turn is read with the first, and so is three times as long as a question alone.
+    """
     alone = [[(way.format(t.name), t.summary)] for t in chosen for way in ASKED]
     pairs = zip(chosen, chosen[1:] + chosen[:1], strict=True)
     turns = [
@@ -133,6 +134,7 @@ def fact_conversations(chosen: list[Thing]) -> list[list[tuple[str, str]]]:
             (f"And what about {second.name}?", second.summary),
         ]
         for i, (first, second) in enumerate(pairs)
+        if i % 4 == 0
     ]
     return alone + turns
 

@@ -83,7 +83,7 @@ def test_facts_are_asked_about_in_several_ways(library):
     assert [("What is pets?", "Animals that live with people.")] in talks
     assert [("What is pets?", "Animals that live with people."),
             ("And what about glob?", "Merges.")] in talks  # fmt: skip
-    assert len(talks) == 2 * len(doc_questions.ASKED) + 2
+    assert len(talks) == 2 * len(doc_questions.ASKED) + 1
     assert not any(q == doc_questions.HELD_OUT.format("pets") for talk in talks for q, _ in talk)
 
 
@@ -105,7 +105,7 @@ def test_held_out_are_a_few_and_always_the_same():
 def test_a_model_that_fills_blanks_becomes_one_that_answers(library, tmp_path, capsys):
     tokenizer = tiny_tokenizer("trained")
     config = TINY.model.config(tokenizer.vocab_size, tokenizer.special)
-    model = GLM(config, jax.random.key(0))
+    model = jax.jit(lambda key: GLM(config, key))(jax.random.key(0))
     (tmp_path / "tokenizer").mkdir()
     tokenizer.save(tmp_path / "tokenizer")
     save_model(tmp_path / "model", model, config, tokenizer_dir=tmp_path / "tokenizer")
@@ -128,5 +128,8 @@ def test_a_model_that_fills_blanks_becomes_one_that_answers(library, tmp_path, c
     answers = demo_finetune.answers(chat, tokenizer, things)
     assert len(answers) == len(things)
     demo_finetune.show(things, ["old"] * 4, answers)
+    demo_finetune.print_scores(things, ["old"] * 4, [thing.summary for thing in things])
     printed = capsys.readouterr().out
+    assert "before   0 word for word as documented; ROUGE-L 0.0 %" in printed
+    assert "after    4 word for word as documented; ROUGE-L 100.0 %" in printed
     assert all(word in printed for word in ("old", "the documentation", "pets.Cat"))
