@@ -12,11 +12,17 @@ from train import cli, session
 from train.alignment.grpo import GrpoRun
 from train.alignment.options import DEFAULTS, Align
 from train.alignment.pairs import DpoRun, RewardRun
+from train.alignment.ppo import PpoRun
 from train.alignment.run import AlignRun
 from train.budget import within_time
 from train.distributed import joined
 
-RUNS: dict[str, type[AlignRun]] = {"dpo": DpoRun, "reward": RewardRun, "grpo": GrpoRun}
+RUNS: dict[str, type[AlignRun]] = {
+    "dpo": DpoRun,
+    "reward": RewardRun,
+    "grpo": GrpoRun,
+    "ppo": PpoRun,
+}
 
 
 def main(args: Align) -> bool:

@@ -60,7 +60,7 @@ def group_advantages(
 def clipped_policy(
     logps: Float[Array, "B T"],
     old: Float[Array, "B T"],
-    advantages: Float[Array, " B"],
+    advantages: Float[Array, "B #T"],
     *,
     clip: float,
 ) -> Float[Array, "B T"]:
@@ -69,10 +69,62 @@ def clipped_policy(
 
     Args:
       logps, old: log probability of each token, now and when it was sampled.
+      advantages: of each token, or of each whole answer.
     """
     ratio = jnp.exp(logps - old)
     bounded = jnp.clip(ratio, 1 - clip, 1 + clip)
-    return -jnp.minimum(ratio * advantages[:, None], bounded * advantages[:, None])
+    return -jnp.minimum(ratio * advantages, bounded * advantages)
+
+
+def clipped_value(
+    values: Float[Array, "B T"],
+    old: Float[Array, "B T"],
+    returns: Float[Array, "B T"],
+    *,
+    clip: float,
+) -> Float[Array, "B T"]:
+    """Half the squared error of each value, of which a move beyond ``clip`` from the old value does
+    not make less: ``max((v - R)^2, (clip(v, v_old - e, v_old + e) - R)^2) / 2`` (the released code
+    of arXiv 1707.06347, openai/baselines ppo2/model.py)."""
+    bounded = jnp.clip(values, old - clip, old + clip)
+    return jnp.maximum((values - returns) ** 2, (bounded - returns) ** 2) / 2
+
+
+def advantage_estimates(
+    rewards: Float[Array, "B T"],
+    values: Float[Array, "B T"],
+    present: Float[Array, "B T"],
+    *,
+    discount: float,
+    trace: float,
+) -> Float[Array, "B T"]:
+    """Generalised advantage estimation (arXiv 1506.02438, equation 16) over a run of slots:
+    ``A_t = d_t + g l A_{t+1}`` with ``d_t = r_t + g V_{t+1} - V_t``.
+
+    Args:
+      values: V_t, what was expected before the token of slot t was chosen.
+      present: 1 in the slots of the run, outside of which rewards, values and advantages are 0: the
+        last token ends the episode.
+      discount, trace: g and l.
+    """
+    rewards, values = rewards * present, values * present
+
+    def before(following, slot):
+        advantage, value = following
+        reward, own, there = slot
+        advantage = (reward + discount * (value + trace * advantage) - own) * there
+        return (advantage, own), advantage
+
+    nothing = jnp.zeros_like(rewards[:, 0])
+    slots = (rewards.T, values.T, present.T)
+    return jax.lax.scan(before, (nothing, nothing), slots, reverse=True)[1].T
+
+
+def whitened(x: Float[Array, "B T"], present: Float[Array, "B T"]) -> Float[Array, "B T"]:
+    """Numbers whose mean is 0 and whose deviation is 1 where they are present; 0 elsewhere."""
+    count = present.sum()
+    centred = (x - (x * present).sum() / count) * present
+    return centred / jnp.sqrt((centred**2).sum() / count + _SPREAD**2)
 
 
 def kl_estimate(logps: Float[Array, "B T"], reference: Float[Array, "B T"]) -> Float[Array, "B T"]:

@@ -47,13 +47,14 @@ def classify(
 
 
 def lay_out_text(ids: Sequence[int] | Int[np.ndarray, " T"], config: GLMConfig) -> LaidOut:
-    """One text to be classified: in GLM all of it sees all of it, later models read it causally.
+    """One text to be classified: in GLM all of it sees all of it, later models read it causally. A
+    prompt with its answer, for a reward model, is read as when it was written.
 
     Raises:
       UserError: it does not fit the model, or is for ChatGLM-6B, which was not released with a
         head.
     """
-    if not config.prefix_lm:
+    if not config.prefix_lm or config.num_labels == 1:
         return lay_out(ids, config)
     if config.position != "learned":
         raise UserError("ChatGLM-6B has no classification head; GLM, ChatGLM2, 3 and GLM-4 do")

@@ -68,7 +68,27 @@ def lay_out(ids: Sequence[int] | Int[np.ndarray, " T"], config: GLMConfig) -> La
     else:
         positions = np.stack([np.arange(length), np.zeros(length)]).astype(np.int32)
         row = LaidOut(tokens, positions, 0, None)
-    learned = config.position == "learned"
+    _check_reach(row, config)
+    return row
+
+
+def lay_out_answer(prompt: Sequence[int], answer: Sequence[int], config: GLMConfig) -> LaidOut:
+    """A prompt and what a model wrote behind it, as it stood when it was written.
+
+    An answer may hold any id, a blank or a sop too; there they open nothing.
+
+    Raises:
+      UserError: as ``lay_out``.
+    """
+    row, ids = lay_out(prompt, config), check_ids(answer, config.vocab_size)
+    positions = np.concatenate([row.positions, row.following(len(ids))], axis=1)
+    whole = row._replace(tokens=np.concatenate([row.tokens, ids]), positions=positions)
+    _check_reach(whole, config)
+    return whole
+
+
+def _check_reach(row: LaidOut, config: GLMConfig) -> None:
+    learned, length = config.position == "learned", len(row.tokens)
     # A learned table ends; a rotary model was trained up to max_seq_len, its released code up to
     # ChatGLM3 and GLM-4 has no table beyond it either.
     reach = int(row.positions.max()) if learned else length - 1
@@ -78,7 +98,6 @@ def lay_out(ids: Sequence[int] | Int[np.ndarray, " T"], config: GLMConfig) -> La
             f"{length} tokens reach position {reach}, but this model's positions end at {most} "
             f"(max_seq_len {config.max_seq_len})"
         )
-    return row
 
 
 def stack_rows(rows: Sequence[LaidOut], length: int | None = None) -> Rows:

@@ -62,11 +62,46 @@ def test_the_clipped_surrogate_and_its_gradient():
     ratio = np.exp(logps - old)
     a = advantages[:, None]
     expected = -np.minimum(ratio * a, np.clip(ratio, 0.8, 1.2) * a)
-    loss = lambda x: preference.clipped_policy(x, old, advantages, clip=0.2)
+    loss = lambda x: preference.clipped_policy(x, old, a, clip=0.2)
     np.testing.assert_allclose(loss(logps), expected, rtol=1e-5)
     moves = np.where(a > 0, ratio < 1.2, ratio > 0.8)  # beyond, the bound is constant
     gradient = jax.grad(lambda x: loss(x).sum())(jnp.asarray(logps))
     np.testing.assert_allclose(gradient, np.where(moves, -ratio * a, 0), rtol=1e-5)
+
+
+def test_advantage_estimates_are_discounted_sums_of_surprises():
+    rewards, values = RNG.normal(size=(2, 2, 6))
+    present = np.array([[0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1]])
+    found = preference.advantage_estimates(rewards, values, present, discount=0.9, trace=0.7)
+    (r1, r2, r3), (v1, v2, v3) = rewards[0, 1:4], values[0, 1:4]
+    d1, d2, d3 = r1 + 0.9 * v2 - v1, r2 + 0.9 * v3 - v2, r3 - v3
+    expected = [0, d1 + 0.63 * d2 + 0.63**2 * d3, d2 + 0.63 * d3, d3, 0, 0]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(found[1], [0] * 5 + [rewards[1, 5] - values[1, 5]], rtol=1e-5)
+
+
+def test_with_a_trace_of_1_an_advantage_is_what_followed_less_what_was_expected():
+    rewards, values = RNG.normal(size=(2, 1, 4))
+    found = preference.advantage_estimates(rewards, values, np.ones((1, 4)), discount=1, trace=1)
+    followed = np.cumsum(rewards[0, ::-1])[::-1]
+    np.testing.assert_allclose(found[0], followed - values[0], rtol=1e-5)
+
+
+def test_a_value_beyond_the_clip_range_has_a_gradient_only_where_it_is_worse():
+    old, returns = np.zeros((1, 4)), np.array([[1.0, 1.0, -1.0, 0.1]])
+    values = np.array([[0.1, 0.5, 0.5, 0.05]])  # near; far and better; far and worse; near
+    loss = lambda x: preference.clipped_value(x, old, returns, clip=0.2)
+    np.testing.assert_allclose(loss(values), [[0.405, 0.32, 1.125, 0.00125]], rtol=1e-5)
+    gradient = jax.grad(lambda x: loss(x).sum())(jnp.asarray(values))
+    np.testing.assert_allclose(gradient, [[-0.9, 0, 1.5, -0.05]], atol=1e-6)
+
+
+def test_whitened_numbers():
+    x, present = RNG.normal(3, 2, (3, 5)), np.tri(3, 5, 1)
+    found = np.asarray(preference.whitened(x, present))
+    inside = x[present == 1]
+    np.testing.assert_allclose(found[present == 1], (inside - inside.mean()) / inside.std(), 1e-5)
+    assert not found[present == 0].any()
 
 
 def test_the_estimate_of_kl_is_unbiased_and_never_negative():

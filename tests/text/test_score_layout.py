@@ -6,7 +6,7 @@ import pytest
 from glm_jax.config import preset
 from glm_jax.errors import UserError
 from glm_jax.special import SpecialTokens
-from glm_jax.text.layout import lay_out, stack_rows
+from glm_jax.text.layout import lay_out, lay_out_answer, stack_rows
 
 MASK, GMASK, SOP, EOP, SMASK, CLS, EOS = 90, 91, 94, 95, 92, 93, 89
 SPECIAL = SpecialTokens(eos=EOP, mask=MASK, gmask=GMASK, sop=SOP, eop=EOP)
@@ -68,6 +68,22 @@ def test_chatglm_6b_with_one_row_of_positions_counts_on_after_gmask():
     row = lay_out([5, GMASK, SOP, 7], CHATGLM.replace(rope_2d=False))
     assert row.positions[0].tolist() == [0, 1, 2, 3]
     assert row.following(1)[0].tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    ("config", "prompt"),
+    [(GLM, [CLS, 5, MASK, SOP]), (CHATGLM, [5, GMASK, SOP]), (CHATGLM2, [64, 66, 7])],
+)
+def test_an_answer_stands_where_it_was_written_whatever_it_holds(config, prompt):
+    plain, found = (
+        lay_out([*prompt, 7, 8, 9], config),
+        lay_out_answer(prompt, [7, SOP, MASK], config),
+    )
+    assert found.tokens.tolist() == [*prompt, 7, SOP, MASK]
+    assert rows(found) == rows(plain)
+    assert (found.sep, found.anchor) == (plain.sep, plain.anchor)
+    with pytest.raises(UserError, match="this model's positions end at"):
+        lay_out_answer([5] * 8 + prompt, [7] * 12, config)
 
 
 def test_rows_are_padded_on_the_right_with_what_sees_nothing():

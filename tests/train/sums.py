@@ -17,6 +17,12 @@ def lively(prompt: str, response: str, answer: str | None) -> float:
     return float(len({letter for letter in response if letter.isalpha()}))
 
 
+def parity(prompt: str, response: str, answer: str | None) -> float:
+    """1 where the sum of the letters' numbers is even (answer 0) or odd (1)."""
+    del prompt
+    return float(str(sum(map(ord, response)) % 2) == answer)
+
+
 def question(a: int, b: int) -> str:
     return f"{a} + {b} ="
 
@@ -28,4 +34,10 @@ def write_questions(path, digits: int) -> None:
         for a in range(digits)
         for b in range(digits)
     ]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def write_parities(path) -> None:
+    """Four questions that want an even answer or an odd one."""
+    lines = [json.dumps({"prompt": "abcd"[i] * 3, "answer": i % 2}) for i in range(4)]
     path.write_text("\n".join(lines) + "\n")

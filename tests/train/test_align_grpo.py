@@ -1,39 +1,28 @@
-"""``--method grpo``: rewarded answers change the model, exactly again; mistakes are one line."""
+"""``--method grpo``: rewarded answers become likelier, and nothing is mistaken on the way there."""
 
-import json
-import sys
-
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import glm_jax
 from glm_jax.chat import Message
+from glm_jax.data.preference import answer_rows
 from glm_jax.data.preference.questions import Prompt
 from glm_jax.errors import UserError
-from glm_jax.peft import load_adapter
-from tests.train import aligning, runs, sums
-from train import align
-from train.alignment.rewards import Reward
-
-NAME = "glm-4-9b"
-SHARED = [
-    "--optimizer.schedule.warmup", "0", "--every.save", "0", "--every.heldout", "0",
-    "--every.log", "1", "--compute.dtype", "float32", "--compute.remat", "none", "--seed", "1",
-]  # fmt: skip
+from glm_jax.peft import combine, load_adapter
+from tests.train import aligning, sums
+from train import align, cli, demo_align
+from train.alignment.grpo import GrpoRun
+from train.alignment.losses import answer_logps
+from train.alignment.options import DEFAULTS
+from train.alignment.rewards import RewardFunction
 
 
-def command(module, *options):
-    """In a process with one device: on eight virtual ones decoding compiles three times as long."""
-    status, _, err = runs.finish([sys.executable, "-m", module, *options])
-    assert status == 0, err
-
-
-def words(folder, output, *options):
-    return [
-        str(folder / "model"), "--data", str(folder / "sums.jsonl"),
-        "--heldout", str(folder / "sums.jsonl"), "--method", "grpo",
-        "--reward", "tests.train.sums:exact", "--output", str(output), "--batch-size", "16",
-        "--seq-len", "24", "--grpo.max-new-tokens", "6", "--optimizer.schedule.peak", "0.001",
-        *SHARED, *options,
-    ]  # fmt: skip
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    with aligning.one_device():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -45,55 +34,75 @@ def folder(tmp_path_factory):
     return folder
 
 
-def log_of(output):
-    lines = map(json.loads, (output / "log.jsonl").read_text().splitlines())
-    return {
-        line["step"]: [line[name] for name in ("loss", "grad_norm", "reward", "length", "kl")]
-        for line in lines
-        if line["kind"] == "train"
-    }
-
-
-LIVELY = ["--reward", "tests.train.sums:lively", "--lora-targets", "all-linear"]
+def words(folder, output, *options):
+    return aligning.rewarded_words(folder, output, "grpo", *options)
 
 
 def test_the_model_answers_is_rewarded_and_changes(folder, tmp_path):
-    command("train.align", *words(folder, tmp_path, "--steps", "2", *LIVELY))
-    first, second = log_of(tmp_path).values()
-    assert first != second
-    _, norm, reward, length, kl = second
-    assert norm > 0  # some answers were better than others
-    assert reward > 0
-    assert 1 <= length <= 6
-    assert kl > 0  # the first step moved the policy
+    align.cli_main(words(folder, tmp_path))
+    first, second = aligning.entries(tmp_path, "train")
+    assert first["loss"] != second["loss"]
+    assert second["grad_norm"] > 0  # some answers were better than others
+    assert second["reward"] > 0
+    assert 1 <= second["length"] <= 6
+    assert second["kl"] > 0  # the first step moved the policy
     assert load_adapter(tmp_path / "adapter").kind == "lora"
 
 
-@pytest.mark.slow
-def test_a_run_in_two_parts_is_the_run_in_one(folder, tmp_path):
-    command("train.align", *words(folder, tmp_path / "whole", "--steps", "4", *LIVELY))
-    for steps in ("2", "4"):
-        command("train.align", *words(folder, tmp_path / "parts", "--steps", steps, *LIVELY))
-    whole = log_of(tmp_path / "whole")
-    assert log_of(tmp_path / "parts") == whole
-    assert whole[1] != whole[2]
-    assert whole[4][1] > 0  # the gradient's norm: some answers were better than others
+def test_what_is_sampled_is_what_the_loss_takes_it_for(folder, tmp_path):
+    """Each token is the likeliest after the noise of its seed is added to the logits that follow
+    from the whole row, and the loss gives it the probability that these logits do."""
+    argv = words(folder, tmp_path)
+    run = GrpoRun.make(cli.parse(DEFAULTS, "dpo", "align", argv, option="--method"))
+    with jax.set_mesh(run.mesh):
+        policy = combine(run.fresh().model, run.rest)
+        prompts = [run.questions["train"][i] for i in (0, 1)]
+        made = run.sampler(policy, prompts, 4, (5, 6))
+        rows = answer_rows(made.answers, run.config, 24)
+        logps = np.asarray(jax.jit(answer_logps, static_argnums=2)(policy, rows, run.args.compute))
+    seeds = np.random.default_rng([5, 6]).integers(2**32, size=2)
+    logits = glm_jax.score(policy, [[*each.prompt, *each.answer] for each in made.answers])
+    for i, (prompt, answer) in enumerate(made.answers):
+        assert prompt == prompts[i // 4].ids
+        seed = (int(seeds[i // 4]) + i % 4 * 0x9E3779B9) % 2**32
+        at = slice(len(prompt) - 1, len(prompt) + len(answer) - 1)
+        found = jax.nn.log_softmax(jnp.asarray(logits[i])[at])
+        for t, (token, row) in enumerate(zip(answer, found, strict=True)):
+            key = jax.random.fold_in(jax.random.key(np.uint32(seed)), t)
+            noisy = (row + jax.random.gumbel(key, row.shape))[: run.tokenizer.used]
+            assert noisy.argmax() == token
+            assert logps[i, at][t] == pytest.approx(float(row[token]), abs=1e-5)
+        assert not np.delete(logps[i], np.r_[at]).any()
+        assert made.rewards[i // 4, i % 4] == sums.lively("", run.sampler.text(answer), None)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--tune", "full", "--grpo.updates", "2"],
-        ["--grpo.baseline", "reference", "--grpo.scale", "False", "--lm", "0.1", "--grpo.kl", "0"],
-    ],
-)
-def test_other_choices_go_on_exactly_too(folder, tmp_path, options):
-    options = [*options, "--grpo.group", "4", "--reward", "tests.train.sums:lively"]
-    command("train.align", *words(folder, tmp_path / "whole", "--steps", "4", *options))
-    for steps in ("2", "4"):
-        command("train.align", *words(folder, tmp_path / "parts", "--steps", steps, *options))
-    assert runs.losses(tmp_path / "parts") == runs.losses(tmp_path / "whole")
+def test_prompts_are_told_apart(tmp_path):
+    """To one half of the questions a word's letters are to have an even sum, to the other an odd
+    one, which no answer to all of them has more than half of the time."""
+    aligning.write_base(tmp_path)
+    sums.write_parities(tmp_path / "sums.jsonl")
+    align.cli_main(
+        words(
+            tmp_path, tmp_path / "run", "--reward", "tests.train.sums:parity", "--steps", "25",
+            "--batch-size", "64", "--grpo.group", "16", "--grpo.max-new-tokens", "1",
+            "--grpo.kl", "0", "--tune", "full", "--optimizer.schedule.peak", "0.01",
+        )
+    )  # fmt: skip
+    before, after = aligning.entries(tmp_path / "run", "heldout")
+    assert before["reward"] < 0.75
+    assert (
+        np.mean([line["reward"] for line in aligning.entries(tmp_path / "run", "train")[-5:]]) > 0.9
+    )
+    assert after["reward"] > 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_a_small_model_learns_to_add(method, tmp_path):
+    found = demo_align.main(demo_align.Options(output=str(tmp_path), method=method))
+    assert found["before"] < 0.3
+    assert found["after"] > 0.8
 
 
 def failing(prompt, response, answer):
@@ -110,10 +119,13 @@ def wordy(prompt, response, answer):
         (["--reward", "exact"], "--reward exact is no module:function, such as mine:exact"),
         (["--reward", "nowhere:exact"], "cannot import nowhere: ModuleNotFoundError"),
         (["--reward", "tests.train.sums:near"], "tests.train.sums has no function near"),
-        (["--grpo.group", "7"], "--grpo.group 7 does not divide --batch-size 16"),
+        (["--reward", ""], "by --reward module:function or by --reward-model DIR; give one"),
+        (["--reward-model", "rm"], "by --reward module:function or by --reward-model DIR; give"),
+        (["--grpo.group", "7"], "--grpo.group 7 does not divide --batch-size 8"),
         (["--grpo.group", "1"], "group 1 has nothing to compare an answer with"),
         (["--grpo.max-new-tokens", "24"], "leaves no room for a prompt in --seq-len 24"),
         (["--grpo.clip", "0"], "clip is 0; it must be above 0"),
+        (["--ppo.trace", "0.9"], "--ppo.* is for --method ppo, not for grpo"),
         (["--debias-length", "True"], "--debias-length is about pairs"),
     ],
 )
@@ -133,5 +145,5 @@ def test_mistakes_are_one_line(options, message, folder, tmp_path):
 def test_a_reward_function_that_fails_is_named(function, message):
     prompt = Prompt([1], [Message("user", "1 + 1 =")], None, "2", "q.jsonl, line 3")
     with pytest.raises(UserError, match=message):
-        Reward(f"{__name__}:{function}")(prompt, "3")
-    assert Reward("tests.train.sums:exact")(prompt, " 2\n") == 1
+        RewardFunction(f"{__name__}:{function}")([prompt], ["3"])
+    assert RewardFunction("tests.train.sums:exact")([prompt], [" 2\n"]) == [1]

@@ -1,4 +1,4 @@
-"""A scalar head on a language model: what makes it a reward model."""
+"""A scalar head on a language model: it makes a reward model, or tells values to PPO."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ def with_head(model: GLM, head: ClassificationHead) -> GLM:
     make = lambda key: GLM(config, key)
     abstract: Any = jax.eval_shape(make, jax.random.key(0))
     return from_plain({**to_plain(model), "classifier": to_plain(head)}, abstract)
+
+
+def without_head(model: GLM) -> GLM:
+    """The language model alone; its weights are shared with the one given."""
+    bare = jax.tree.map(lambda x: x, model)
+    bare.config, bare.classifier = model.config.replace(num_labels=0), None
+    return bare
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,24 +78,35 @@ def ranking_loss(args: Align) -> LossFn:
 
 
 def policy_loss(args: Align) -> LossFn:
-    """Batches of ``answer_rows`` with, of each row, ``advantages`` [B], and of each token ``old``
-    [B, T], its log probability when it was sampled, and ``reference`` [B, T], that before the first
-    step, where the divergence from it counts. With ``lm``, the rows of the data's own answers as
-    ``right_tokens`` and so on."""
+    """Batches of ``answer_rows`` with ``advantages`` [B, T] or [B, 1] and, of each token, ``old``
+    [B, T], its log probability when it was sampled. What else is there counts as well:
+
+    ``reference`` [B, T]: the log probability before the first step; the divergence from it.
+    ``values``, ``returns`` [B, T]: what the head said when it was sampled, and should have said.
+    ``right_tokens`` and so on (with ``lm``): the rows of the data's own answers.
+    """
+    own = args.answering
 
     def loss_fn(model: GLM, batch: Batch, key: Array | None) -> tuple[tuple[Array, Array], Parts]:
         del key  # no dropout: probabilities are compared
         weights = batch["loss_weights"]
-        logps = answer_logps(model, batch, args.compute)
-        losses = preference.clipped_policy(
-            logps, batch["old"], batch["advantages"], clip=args.grpo.clip
-        )
-        moved = jnp.abs(jnp.exp(logps - batch["old"]) - 1) > args.grpo.clip
-        parts = {"clipped": ((moved * weights).sum(), weights.sum())}
+        hidden = row_hidden(model, batch, compute=args.compute)
+        logps = token_logps(model, hidden, batch, compute=args.compute)
+        named = {}
+        losses = preference.clipped_policy(logps, batch["old"], batch["advantages"], clip=own.clip)
+        named["clipped"] = jnp.abs(jnp.exp(logps - batch["old"]) - 1) > own.clip
         if "reference" in batch:
-            kl = preference.kl_estimate(logps, batch["reference"])
-            losses += args.grpo.kl * kl
-            parts["kl"] = (kl * weights).sum(), weights.sum()
+            named["kl"] = preference.kl_estimate(logps, batch["reference"])
+            losses += own.kl * named["kl"]
+        if "returns" in batch:
+            named["value"] = preference.clipped_value(
+                token_values(model, hidden),
+                batch["values"],
+                batch["returns"],
+                clip=args.ppo.value_clip,
+            )
+            losses += args.ppo.value_weight * named["value"]
+        parts = {name: ((x * weights).sum(), weights.sum()) for name, x in named.items()}
         each = (losses * weights).sum(axis=-1) / weights.sum(axis=-1)
         if args.lm:
             right = {name: batch[f"right_{name}"] for name in ROWS}
@@ -106,6 +117,12 @@ def policy_loss(args: Align) -> LossFn:
         return (each.sum(), jnp.float32(len(each))), parts
 
     return loss_fn
+
+
+def token_values(model: GLM, hidden: Float[Array, "B T D"]) -> Float[Array, "B T"]:
+    """What the head expects of the tokens that follow each slot."""
+    assert model.classifier is not None
+    return model.classifier.each(hidden)[..., 0]
 
 
 def _lm(

@@ -15,7 +15,7 @@ from glm_jax.data.preference.questions import Prompt
 from glm_jax.nn import GLM, Compute
 from glm_jax.text.decoding_loop import decode_compute
 from glm_jax.text.tokenizer import Tokenizer
-from train.alignment.options import Grpo
+from train.alignment.methods import Answering
 from train.alignment.rewards import Reward
 
 
@@ -33,7 +33,7 @@ class Rollout:
 class Sampler:
     """Lets a model answer, and has its answers rewarded."""
 
-    options: Grpo
+    options: Answering
     reward: Reward
     tokenizer: Tokenizer
     chat_format: str
@@ -66,12 +66,10 @@ class Sampler:
             for prompt, samples in zip(prompts, every, strict=True)
             for ids in samples
         ]
-        rewards = [
-            [self.reward(prompt, self.text(ids)) for ids in samples]
-            for prompt, samples in zip(prompts, every, strict=True)
-        ]
+        asked = [prompt for prompt in prompts for _ in range(group)]
+        rewards = self.reward(asked, [self.text(answer.answer) for answer in answers])
         ended = [answer.answer[-1] in self.stops for answer in answers]
-        return Rollout(answers, np.array(rewards, np.float32), float(np.mean(ended)))
+        return Rollout(answers, rewards.reshape(-1, group), float(np.mean(ended)))
 
     def text(self, ids: list[int]) -> str:
         """An answer as a user sees it."""

@@ -10,7 +10,7 @@ from etils import epath
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM
 from glm_jax.peft import combine
-from train.alignment.options import Align
+from train.alignment.options import OWN, Align
 from train.finetuning.base import TuningRun
 from train.finetuning.methods import as_type
 
@@ -54,7 +54,7 @@ class AlignRun(TuningRun):
             **{f"data_{name}": value for name, value in data.items()},
             **{
                 f"{name}_{key}": value
-                for name in ("dpo", "ranking", "grpo")
+                for name in OWN.values()
                 for key, value in vars(getattr(args, name)).items()
             },
         }

@@ -164,12 +164,16 @@ class TuningRun:
             "base": fingerprint(args.ckpt),
         }
 
+    def whole(self, model: Any) -> GLM:
+        """The network that is written, of its trained half."""
+        return combine(model, self.rest)
+
     def export(self, model: Any, place: epath.Path) -> str:
         """Writes ``place/adapter``, or ``place/model``, or both."""
-        whole = joined_layers(combine(model, self.rest))
+        whole = joined_layers(self.whole(model))
         adapter, target = self.method.adapter(whole), place / "model"
         if adapter is None:
-            self.save(target, as_stored(whole, self.args.ckpt), self.config)
+            self.save(target, as_stored(whole, self.args.ckpt), whole.config)
             return f"model in {target}"
         if self.chat_format:
             settings = {**adapter.settings, "prompt_format": self.chat_format}

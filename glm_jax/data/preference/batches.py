@@ -45,7 +45,8 @@ class IndexBatches:
         first = self._batch * self._size
         places = [(first + row) // self._repeat for row in self._rows]
         self._batch += 1
-        return self._make([int(self._order[place]) for place in places])
+        found = {place: int(self._order[place]) for place in set(places)}
+        return self._make([found[place] for place in places])
 
     def get_state(self) -> dict[str, Any]:
         """Nested dicts that are the same on every process."""

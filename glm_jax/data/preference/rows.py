@@ -10,7 +10,7 @@ import numpy as np
 
 from glm_jax.chat import Message, render_training
 from glm_jax.config import GLMConfig
-from glm_jax.text.layout import lay_out, stack_rows
+from glm_jax.text.layout import lay_out_answer, stack_rows
 from glm_jax.text.tokenizer import Tokenizer
 
 
@@ -56,7 +56,7 @@ def answer_rows(answers: Sequence[Answer], config: GLMConfig, length: int) -> di
     Raises:
       UserError: an answer is longer than the model's positions.
     """
-    laid_out = [lay_out([*each.prompt, *each.answer], config) for each in answers]
+    laid_out = [lay_out_answer(each.prompt, each.answer, config) for each in answers]
     rows = stack_rows(laid_out, length)
     targets, weights = np.zeros_like(rows.tokens), np.zeros(rows.tokens.shape, np.float32)
     targets[:, :-1] = rows.tokens[:, 1:]
