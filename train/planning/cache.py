@@ -23,8 +23,8 @@ SOURCES = (
     "train/planning/child.py", "train/planning/hlo.py", "train/planning/inference.py",
     "train/planning/kernels.py", "train/planning/kept.py", "train/planning/loops.py",
     "train/planning/program.py", "train/planning/programs.py", "train/planning/question.py",
-    "train/planning/refusal.py", "train/planning/topology.py", "train/planning/training.py",
-    "train/planning/walk.py",
+    "train/planning/refusal.py", "train/planning/schedule.py", "train/planning/topology.py",
+    "train/planning/training.py", "train/planning/walk.py",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent.parent
 

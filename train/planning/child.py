@@ -11,6 +11,7 @@ import dataclasses
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,14 +22,16 @@ from train.planning.kept import kept_activations
 from train.planning.programs import lower
 from train.planning.question import Question
 from train.planning.refusal import refusal
+from train.planning.schedule import dumped
 from train.planning.walk import Totals, walk
 
 
-def answer(question: Question, hlo_path: str = "") -> dict[str, Any]:
+def answer(question: Question, hlo_path: str = "", schedules: str = "") -> dict[str, Any]:
     """The compiler's findings as JSON.
 
     Args:
       hlo_path: where to leave the optimized HLO; empty: nowhere.
+      schedules: where the compiler leaves its schedules (``schedule.flags``); empty: nowhere.
     """
     where = question.where
     description = dict(where.description)
@@ -58,7 +61,8 @@ def answer(question: Question, hlo_path: str = "") -> dict[str, Any]:
             file.write(text)
     per_slice = where.devices // where.slices if where.slices > 1 else None
     module = parse(text)
-    totals = _one_step(question, walk(module, per_slice))
+    known = dumped(Path(schedules)) if schedules else {}
+    totals = _one_step(question, walk(module, per_slice, known))
     if question.training:
         found["kept_bytes"] = kept_activations(module, question.config.num_layers)
     return {**found, "fits": True, "memory": _memory(compiled), **_plain(totals)}
@@ -88,7 +92,8 @@ def _plain(totals: Totals) -> dict[str, Any]:
         groups[key][1] += c.times * c.wire
     kernels: dict[tuple, int] = collections.Counter()
     for k in totals.kernels:
-        kernels[(k.source, k.flops, k.bytes, k.causal_flops)] += k.times
+        kernels[(k.source, k.flops, k.bytes, k.causal_flops, k.causal_bundles)] += k.times
+    fields = ("source", "flops", "bytes", "causal_flops", "causal_bundles")
     names = ("kind", "exposed", "crosses_slices")
     return {
         "estimated_cycles": totals.cycles,
@@ -97,8 +102,7 @@ def _plain(totals: Totals) -> dict[str, Any]:
             for key, (n, wire) in sorted(groups.items())
         ],
         "kernels": [
-            {"source": s, "flops": flops, "bytes": size, "causal_flops": causal, "times": n}
-            for (s, flops, size, causal), n in kernels.items()
+            {**dict(zip(fields, key, strict=True)), "times": n} for key, n in kernels.items()
         ],
         "data_loops": [
             {"source": loop.source, "times": loop.times, **_plain(loop.once)}
@@ -109,7 +113,7 @@ def _plain(totals: Totals) -> dict[str, Any]:
 
 
 def main() -> None:
-    found = answer(Question.from_json(sys.argv[1]), *sys.argv[2:3])
+    found = answer(Question.from_json(sys.argv[1]), *sys.argv[2:4])
     print(json.dumps(found), flush=True)
 
 

@@ -40,6 +40,11 @@ class Chip:
     options: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
     """What libtpu's topology description needs besides the shape."""
 
+    @property
+    def cores(self) -> int:
+        """TensorCores of one device."""
+        return self.cores_per_chip // self.devices_per_chip
+
 
 _TWO_CORES = {"cores_per_chip": 2, "devices_per_chip": 1, "dims": 3}
 _ONE_CORE = {"cores_per_chip": 1, "devices_per_chip": 1, "dims": 2}

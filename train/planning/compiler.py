@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from glm_jax.errors import UserError
-from train.planning import cache
+from train.planning import cache, schedule
 from train.planning.question import Question
 
 # libtpu then looks for no chip and asks no metadata server; any accelerator type will do.
@@ -54,15 +55,17 @@ def _run(question: Question, timeout: float, hlo_path: str) -> dict[str, Any]:
     kept = {k: v for k, v in os.environ.items() if k not in _UNWANTED}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     words = [sys.executable, "-m", "train.planning.child", question.to_json(), hlo_path]
-    try:
-        done = subprocess.run(
-            words, env={**kept, **ENVIRONMENT, "PYTHONPATH": path},
-            capture_output=True, text=True, timeout=timeout, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise UserError(
-            f"the compiler took more than {timeout:g} s; give it longer with --timeout"
-        ) from None
+    with tempfile.TemporaryDirectory(prefix="glm_jax_plan") as dump:
+        own = {"PYTHONPATH": path, "LIBTPU_INIT_ARGS": schedule.flags(dump)}
+        try:
+            done = subprocess.run(
+                [*words, dump], env={**kept, **ENVIRONMENT, **own},
+                capture_output=True, text=True, timeout=timeout, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise UserError(
+                f"the compiler took more than {timeout:g} s; give it longer with --timeout"
+            ) from None
     if done.returncode:
         raise UserError(f"the compiler failed: {_reason(done.stderr)}")
     return json.loads(done.stdout.splitlines()[-1])

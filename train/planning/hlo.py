@@ -66,6 +66,7 @@ def parse(text: str) -> Module:
     Raises:
       ValueError: there is no entry computation in it.
     """
+    text = re.sub(r'(?<=[{,])\n(?=")|(?<=")\n(?=\})', "", text)  # a kernel's metadata, on one line
     computations: dict[str, Computation] = {}
     entry, header, found, root = None, None, {}, None
     for line in text.splitlines():

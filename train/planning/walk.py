@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from train.planning.hlo import Computation, Instruction, Module, shape_bytes
-from train.planning.kernels import causal_flops
+from train.planning.kernels import call_of, causal_bundles, causal_flops
 from train.planning.loops import Known, trip_count
+from train.planning.schedule import Part
 
 COLLECTIVES = (
     "all-gather",
@@ -68,6 +69,8 @@ class Kernel:
     bytes: int | None
     causal_flops: int | None = None
     """Of one call of the project's attention kernel, were its rows causal."""
+    causal_bundles: int | None = None
+    """The same in cycles of one TensorCore by the compiler's schedule, where that is known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,19 +101,22 @@ class Totals:
             self.unknown[opcode] = self.unknown.get(opcode, 0) + runs * times
 
 
-def walk(module: Module, slice_size: int | None = None) -> Totals:
+def walk(
+    module: Module, slice_size: int | None = None, schedules: Mapping[str, Part] | None = None
+) -> Totals:
     """Everything the program does in one call, of one chip.
 
     Args:
       slice_size: chips of one slice where there are several: a collective between chips that are
         further apart goes over the data-centre network.
+      schedules: of the project's kernels, by instruction.
     """
-    return _Walk(module, slice_size).computation(module.entry, {})
+    return _Walk(module, slice_size, schedules or {}).computation(module.entry, {})
 
 
 class _Walk:
-    def __init__(self, module: Module, slice_size: int | None):
-        self._module, self._slice = module, slice_size
+    def __init__(self, module: Module, slice_size: int | None, schedules: Mapping[str, Part]):
+        self._module, self._slice, self._schedules = module, slice_size, schedules
 
     def computation(self, inside: Computation, known: Known) -> Totals:
         totals = Totals()
@@ -136,7 +142,7 @@ class _Walk:
             totals.collectives.append(collective)
             totals.cycles += of.cycles or 0
         elif of.opcode == "custom-call" and "tpu_custom_call" in of.attributes:
-            totals.kernels.append(_kernel(of, inside))
+            totals.kernels.append(_kernel(of, inside, self._schedules.get(of.name)))
         elif of.cycles is not None:
             totals.cycles += of.cycles
         elif _worth_naming(of):
@@ -198,14 +204,21 @@ def _sizes(of: Instruction, inside: Computation) -> list[int]:
     return [shape_bytes(known[name].shape) for name in of.operands if name in known]
 
 
-def _kernel(of: Instruction, inside: Computation) -> Kernel:
+def _kernel(of: Instruction, inside: Computation, schedule: Part | None) -> Kernel:
     def stated(name: str) -> int | None:
         found = re.search(rf'"{name}":"?(\d+)', of.attributes)
         return int(found[1]) if found else None
 
     shapes = [inside.instructions[n].shape for n in of.operands if n in inside.instructions]
-    causal = causal_flops(of.source, shapes)
-    return Kernel(of.source, 1, stated("flops"), stated("bytes_accessed"), causal)
+    call = call_of(of.source, of.attributes)
+    return Kernel(
+        of.source,
+        1,
+        stated("flops"),
+        stated("bytes_accessed"),
+        causal_flops(of.source, shapes),
+        causal_bundles(call, schedule) if call and schedule else None,
+    )
 
 
 def _worth_naming(of: Instruction) -> bool:

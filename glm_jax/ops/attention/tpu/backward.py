@@ -140,5 +140,8 @@ def backward(
             vmem_limit_bytes=blocks.vmem,
         ),
         name="range_attention_backward",
+        metadata=blocks.metadata(
+            batch=b, kv_heads=kv_heads, groups=groups, row=total // groups, slots=keys
+        ),
         interpret=interpret,
     )(*table, *fetch, q, d_out, lse, delta, k, k.mT, v, ranges)

@@ -52,6 +52,13 @@ class Blocks:
         """Tiles of one program."""
         return self.queries // self.tile
 
+    def metadata(self, **shape: int) -> dict[str, str]:
+        """For the compiled program, so that who reads it knows what was cut how."""
+        sizes = ("queries", "lanes", "keys", "step", "unit", "heads", "part")
+        return {name: str(n) for name, n in shape.items()} | {
+            name: str(getattr(self, name)) for name in sizes
+        }
+
 
 class Problem(NamedTuple):
     """One shard's attention, and the fast memory of the chip it runs on."""

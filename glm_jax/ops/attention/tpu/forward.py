@@ -145,5 +145,8 @@ def forward(
             vmem_limit_bytes=blocks.vmem,
         ),
         name="range_attention_forward",
+        metadata=blocks.metadata(
+            batch=b, kv_heads=kv_heads, groups=groups, row=total // groups, slots=k.shape[2]
+        ),
         interpret=interpret,
     )(*table, *fetch, q, k, v, ranges)
