@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from glm_jax.config import GLMConfig
 from glm_jax.nn.linear import layer_linear
+from glm_jax.ops.swiglu import swiglu
 from glm_jax.sharding import constrain
 
 
@@ -33,7 +34,7 @@ class MLP(nnx.Module):
         hidden = constrain(self.up_proj(x, dropout_key), "batch", "length", "mlp")
         if self.gate_proj is not None:
             gate = constrain(self.gate_proj(x, dropout_key), "batch", "length", "mlp")
-            hidden = jax.nn.silu(gate) * hidden
+            hidden = swiglu(gate, hidden)
         else:
             hidden = jax.nn.gelu(hidden, approximate=self.activation == "gelu_tanh")
         return self.down_proj(hidden, dropout_key)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from glm_jax.config import GLMConfig
 from glm_jax.nn import params
-from glm_jax.ops.rope import apply_rope, frequencies, rope_tables
+from glm_jax.ops.rope import frequencies, rope_tables, rotate, whole_head
 
 
 class LearnedPositions(nnx.Module):
@@ -33,27 +33,31 @@ class LearnedPositions(nnx.Module):
 
 
 class Rope(NamedTuple):
-    """cos and sin for each position row in use; without any, heads stay as they are."""
+    """What ``rotate`` takes, in one row for each token; without it, heads stay as they are."""
 
-    tables: tuple[tuple[Float[Array, "B T R"], Float[Array, "B T R"]], ...]
-    interleaved: bool
+    own: Float[Array, "B T H"] | None
+    other: Float[Array, "B T H"] | None
+    apart: int
 
     @classmethod
     def make(cls, config: GLMConfig, positions: Int[Array, "B 2 T"]) -> Rope:
+        """Each row of positions that is in use turns its own equal share of the head."""
         if config.position != "rotary":
-            return cls((), config.rope_interleaved)
+            return cls(None, None, 1)
         freqs = frequencies(config.rope_dim, config.rope_theta, float16=config.rope_float16_freqs)
         rows = (0, 1) if config.rope_2d else (0,)
-        tables = tuple(rope_tables(positions[:, row], freqs) for row in rows)
-        return cls(tables, config.rope_interleaved)
+        shares = [
+            whole_head(
+                *rope_tables(positions[:, row], freqs),
+                config.head_dim // len(rows),
+                interleaved=config.rope_interleaved,
+            )
+            for row in rows
+        ]
+        own, other = (jnp.concatenate(parts, axis=-1) for parts in zip(*shares, strict=True))
+        return cls(own, other, 1 if config.rope_interleaved else len(freqs))
 
     def __call__(self, x: Float[Array, "B T N H"]) -> Float[Array, "B T N H"]:
-        """Each table turns its own equal share of the head."""
-        if not self.tables:
+        if self.own is None or self.other is None:
             return x
-        parts = jnp.split(x, len(self.tables), axis=-1)
-        turned = [
-            apply_rope(part, *table, interleaved=self.interleaved)
-            for part, table in zip(parts, self.tables, strict=True)
-        ]
-        return jnp.concatenate(turned, axis=-1) if len(turned) > 1 else turned[0]
+        return rotate(x, self.own, self.other, apart=self.apart)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,27 +54,57 @@ def rope_tables(
     return jnp.cos(angle), jnp.sin(angle)
 
 
-def apply_rope(
-    x: Float[Array, "B T N H"],
-    cos: Float[Array, "B T R"],
-    sin: Float[Array, "B T R"],
-    *,
-    interleaved: bool,
-) -> Float[Array, "B T N H"]:
-    """Turns the first 2R dimensions of each head; the rest passes through.
+def whole_head(
+    cos: Float[Array, "B T R"], sin: Float[Array, "B T R"], width: int, *, interleaved: bool
+) -> tuple[Float[Array, "B T W"], Float[Array, "B T W"]]:
+    """The factors of every dimension itself and of the one that it is paired with (``rotate``).
 
     Args:
+      width: dimensions, of which the first 2R turn; the rest has factors 1 and 0.
       interleaved: pairs (0, 1), (2, 3).. (ChatGLM2 on) or (i, i + R) (ChatGLM-6B, "rotate half").
     """
-    rotated, rest = jnp.split(x, [2 * cos.shape[-1]], axis=-1)
-    cos, sin = (t[..., None, :].astype(x.dtype) for t in (cos, sin))
     if interleaved:
-        first, second = rotated[..., 0::2], rotated[..., 1::2]
+        own, other = (jnp.stack(pair, -1).reshape(*cos.shape[:2], -1)
+                      for pair in ((cos, cos), (-sin, sin)))  # fmt: skip
     else:
-        first, second = jnp.split(rotated, 2, axis=-1)
-    turned = first * cos - second * sin, second * cos + first * sin
-    if interleaved:
-        rotated = jnp.stack(turned, axis=-1).reshape(rotated.shape)
-    else:
-        rotated = jnp.concatenate(turned, axis=-1)
-    return jnp.concatenate([rotated, rest], axis=-1) if rest.shape[-1] else rotated
+        own, other = (jnp.concatenate(pair, -1) for pair in ((cos, cos), (-sin, sin)))
+    rest = [(0, 0), (0, 0), (0, width - own.shape[-1])]
+    return jnp.pad(own, rest, constant_values=1.0), jnp.pad(other, rest)
+
+
+def rotate(
+    x: Float[Array, "B T N H"],
+    own: Float[Array, "B T H"],
+    other: Float[Array, "B T H"],
+    *,
+    apart: int,
+) -> Float[Array, "B T N H"]:
+    """``x * own + (what each dimension is paired with) * other``, in the type of ``x``.
+
+    Args:
+      apart: how far the two of a pair are apart: in each 2 * apart dimensions the first half is
+        paired with the second.
+    """
+    turn, permute = (
+        functools.partial(_turned, apart=apart),
+        functools.partial(_permuted, apart=apart),
+    )
+    paired = jax.lax.platform_dependent(x, tpu=permute, default=turn)
+    own, other = (t[..., None, :].astype(x.dtype) for t in (own, other))
+    return x * own + paired * other
+
+
+def _turned(x: Float[Array, "B T N H"], *, apart: int) -> Float[Array, "B T N H"]:
+    first = jnp.arange(x.shape[-1]) // apart % 2 == 0
+    return jnp.where(first, jnp.roll(x, -apart, -1), jnp.roll(x, apart, -1))
+
+
+def _permuted(x: Float[Array, "B T N H"], *, apart: int) -> Float[Array, "B T N H"]:
+    """The same as a product with a permutation, which is exact, and on a TPU a quarter of the work:
+    there it is costly to move numbers along a vector, and an axis of pairs would have queries, and
+    all that they are made from, laid out by token."""
+    size = x.shape[-1]
+    partner = np.arange(size) + np.where(np.arange(size) // apart % 2 == 0, apart, -apart)
+    permutation = jnp.asarray(np.eye(size)[:, partner % size], x.dtype)
+    exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    return jnp.einsum("BTNH,HJ->BTNJ", x, permutation, precision=exact)

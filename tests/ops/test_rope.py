@@ -4,7 +4,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glm_jax.ops.rope import apply_rope, frequencies, rope_tables
+from glm_jax.ops.rope import frequencies, rope_tables, rotate, whole_head
+
+
+def turned(x, *, interleaved):
+    """Position 1 of a head whose first pair turns by a right angle and whose second stays."""
+    tables = rope_tables(jnp.asarray([[1]]), np.array([np.pi / 2, 0.0]))
+    own, other = whole_head(*tables, len(x), interleaved=interleaved)
+    heads = jnp.asarray(x, jnp.float32).reshape(1, 1, 1, -1)
+    return rotate(heads, own, other, apart=1 if interleaved else 2)[0, 0, 0]
+
 
 FAR = np.array([[0, 1, 10, 8191, 131071, 1048575]])
 
@@ -25,14 +34,8 @@ def test_chatglm_frequencies_are_rounded_to_half_precision():
 
 
 def test_interleaved_turns_neighbours_and_passes_the_rest():
-    x = jnp.asarray(np.arange(6, dtype=np.float32).reshape(1, 1, 1, 6))
-    cos, sin = rope_tables(jnp.asarray([[1]]), np.array([np.pi / 2, 0.0]))
-    out = apply_rope(x, cos, sin, interleaved=True)
-    np.testing.assert_allclose(out[0, 0, 0], [-1, 0, 2, 3, 4, 5], atol=1e-6)
+    np.testing.assert_allclose(turned(range(6), interleaved=True), [-1, 0, 2, 3, 4, 5], atol=1e-6)
 
 
 def test_rotate_half_turns_first_with_second_half():
-    x = jnp.asarray(np.arange(4, dtype=np.float32).reshape(1, 1, 1, 4))
-    cos, sin = rope_tables(jnp.asarray([[1]]), np.array([np.pi / 2, 0.0]))
-    out = apply_rope(x, cos, sin, interleaved=False)
-    np.testing.assert_allclose(out[0, 0, 0], [-2, 1, 0, 3], atol=1e-6)
+    np.testing.assert_allclose(turned(range(4), interleaved=False), [-2, 1, 0, 3], atol=1e-6)
