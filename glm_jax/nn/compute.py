@@ -49,7 +49,7 @@ class Compute:
             return body
         known = {
             "full": policies.nothing_saveable,
-            "minimal": policies.checkpoint_dots_with_no_batch_dims,
+            "minimal": policies.save_only_these_names("product"),
             "attention": policies.save_only_these_names("attention_out"),
         }
         if self.remat not in known:

@@ -7,10 +7,12 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from glm_jax.config import GLMConfig
 from glm_jax.nn import params
+from glm_jax.ops import gathered
 from glm_jax.ops.linear import linear
 from glm_jax.ops.quantized import quantize
 from glm_jax.ops.quantized_linear import quantized_linear
@@ -36,7 +38,7 @@ class Linear(nnx.Module):
         self, key, outputs: Axes, inputs: Axes, *, std: float, bias: bool, dtype=jnp.float32
     ):
         axes, shape = zip(*outputs, *inputs, strict=True)
-        self.num_inputs = len(inputs)
+        self.axes, self.num_inputs = axes, len(inputs)
         self.weight = params.normal(key, shape, axes, std, dtype)
         self.bias = params.zeros(*_vector(outputs), dtype) if bias else None
         self.lora: Beside | None = nnx.data(None)
@@ -46,9 +48,15 @@ class Linear(nnx.Module):
     ) -> Float[Array, "..."]:
         """Args: dropout_key: of the LoRA, where there is one."""
         bias = None if self.bias is None else self.bias[...].astype(x.dtype)
-        weight = self.weight[...].astype(x.dtype)
-        y = linear(x, weight, bias, inputs=self.num_inputs)
-        return y if self.lora is None else y + self.lora(x, self.num_inputs, dropout_key)
+        weight = self.weight[...]
+        cut = gathered.cut_of(self.axes, weight.shape)
+        if cut is not None and gathered.takes(x, weight, cut, self.num_inputs):
+            y = gathered.linear(x, weight, cut, self.num_inputs)
+            y = y if bias is None else y + bias
+        else:
+            y = linear(x, weight.astype(x.dtype), bias, inputs=self.num_inputs)
+        y = y if self.lora is None else y + self.lora(x, self.num_inputs, dropout_key)
+        return checkpoint_name(y, "product")
 
 
 class QuantizedLinear(nnx.Module):
@@ -89,7 +97,8 @@ class QuantizedLinear(nnx.Module):
         weight = self.weight_q[...], self.weight_scale[...]
         form = {"bits": self.bits, "inputs": self.num_inputs, "group": self.group}
         y = quantized_linear(x, *weight, bias, **form)
-        return y if self.lora is None else y + self.lora(x, self.num_inputs, dropout_key)
+        y = y if self.lora is None else y + self.lora(x, self.num_inputs, dropout_key)
+        return checkpoint_name(y, "product")
 
 
 class MakeLinear(Protocol):

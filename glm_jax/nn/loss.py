@@ -12,6 +12,7 @@ from glm_jax.nn.transformer import GLM
 from glm_jax.ops.attention import Order
 from glm_jax.ops.attention.context import check_length, from_zigzag, to_zigzag
 from glm_jax.ops.cross_entropy import linear_cross_entropy
+from glm_jax.ops.gathered import cut_of
 from glm_jax.sharding import constrain, ways
 
 FIELDS = ("tokens", "positions", "k_start", "k_end", "targets", "loss_weights")
@@ -62,6 +63,7 @@ def lm_loss(
         rows["loss_weights"],
         chunk=_loss_chunk(compute, len(hidden)),
         shards=shards,
+        cut=cut_of(("vocab", "embed"), model.head_weight.shape),
         label_smoothing=label_smoothing,
     )
     return total, from_zigzag(nll, shards, 1) if order == "zigzag" else nll
