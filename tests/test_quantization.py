@@ -22,7 +22,9 @@ PROMPTS = [[5, 6, 7, 8], [9, 10]]
 FORMS = [("int8", None), ("int4", None), ("int8", 32), ("int4", 32), ("int4", 8)]
 
 
-@pytest.mark.parametrize(("to", "group"), FORMS)
+@pytest.mark.parametrize(
+    ("to", "group"), [*FORMS[-2:], *(pytest.param(*x, marks=pytest.mark.slow) for x in FORMS[:-2])]
+)
 def test_quantised_models_survive_files_and_generate(to, group, tmp_path):
     model = glm_jax.quantize(MODEL, to, group)
     assert model.config.quantization == to

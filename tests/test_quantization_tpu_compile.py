@@ -48,7 +48,7 @@ print(json.dumps({
 @pytest.mark.parametrize(
     ("name", "length", "cache_dtype", "group"),
     [
-        ("chatglm2-6b", 8192, "same", 0),
+        pytest.param("chatglm2-6b", 8192, "same", 0, marks=long_compile),
         pytest.param("chatglm2-6b", 8192, "int8", 0, marks=long_compile),
         pytest.param("chatglm2-6b", 8192, "same", 128, marks=long_compile),
         pytest.param("chatglm-6b", 2048, "same", 0, marks=long_compile),

@@ -89,7 +89,9 @@ def test_rows_of_unequal_length_decode_as_each_would_alone(model):
     np.testing.assert_allclose(model.logits(hidden), model(*inputs(b)), atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", ["full", "minimal", "attention"])
+@pytest.mark.parametrize(
+    "remat", ["minimal", *(pytest.param(x, marks=pytest.mark.slow) for x in ("full", "attention"))]
+)
 def test_rematerialisation_and_unrolling_change_nothing(model, remat):
     b = batch()
     grad = lambda compute: jax.jit(jax.grad(mean_loss), static_argnums=2)(model, b, compute)
@@ -174,7 +176,12 @@ def test_a_compute_choice_that_does_not_exist_is_refused(model):
 
 
 @pytest.mark.parametrize(
-    "mesh", [{"data": 8}, {"fsdp": 8, "data": 1}, {"data": 1, "fsdp": 2, "tensor": 4}]
+    "mesh",
+    [
+        {"data": 1, "fsdp": 2, "tensor": 4},
+        pytest.param({"data": 8}, marks=pytest.mark.slow),
+        pytest.param({"fsdp": 8, "data": 1}, marks=pytest.mark.slow),
+    ],
 )
 def test_meshes_give_the_single_device_loss_and_gradients(model, mesh):
     from glm_jax import sharding

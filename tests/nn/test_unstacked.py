@@ -21,7 +21,7 @@ CONFIGS = {
 forward = jax.jit(nn.GLM.__call__, static_argnames="compute")
 
 
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("rows", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_same_logits(name, rows, dtype):

@@ -1,6 +1,6 @@
 """The real TPU compiler takes a 128k prompt of GLM-4-9B piece by piece, in bounded memory."""
 
-from tests.tpu import HBM_GIB, marks, run_program
+from tests.tpu import HBM_GIB, long_compile, marks, run_program
 
 pytestmark = marks
 
@@ -38,6 +38,7 @@ print(json.dumps({
 """
 
 
+@long_compile
 def test_one_piece_of_a_128k_prompt_on_four_v5p_chips():
     memory = run_program(PROGRAM, "v5p:2x2x1")
     assert memory["peak"] < HBM_GIB["v5p"] * 2**30 / 4

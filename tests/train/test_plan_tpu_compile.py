@@ -40,6 +40,7 @@ def test_a_training_step_and_its_traffic(capsys):
     assert again["estimated_cycles"] == answer["estimated_cycles"]
 
 
+@long_compile
 def test_a_model_that_is_too_large_is_refused_with_a_number(capsys):
     answer = ask("--model glm-10b --topology v5e-8 --seq-len 1024", capsys)
     assert not answer["fits"]

@@ -143,9 +143,9 @@ def loss_and_gradients(mesh):
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"data": 8},
+        pytest.param({"data": 8}, marks=pytest.mark.slow),
         {"data": 1, "fsdp": 8},
-        {"data": 1, "fsdp": 2, "tensor": 4},
+        pytest.param({"data": 1, "fsdp": 2, "tensor": 4}, marks=pytest.mark.slow),
         {"data": 1, "fsdp": 2, "context": 4},
     ],
     ids=str,

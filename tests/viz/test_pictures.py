@@ -108,7 +108,13 @@ def test_the_diagram_says_what_the_config_says():
     assert "| mlp | SwiGLU; 4,096 → 2 × 13,696 → 4,096 |" in viz.table({"a": preset("glm-4-9b")})
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(x, marks=[pytest.mark.slow] * (x not in ("glm-10b", "glm-4-9b")))
+        for x in FAMILIES
+    ],
+)
 def test_attention_weights_are_those_of_the_network(name):
     sizes = {**SMALL, "num_kv_heads": FAMILIES[name], "init_std": 0.3}
     config = preset(name).replace(**sizes, max_seq_len=32)
