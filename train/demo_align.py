@@ -50,9 +50,9 @@ class Options:
     """Directory for the data, the models and the logs."""
     method: Literal["grpo", "ppo"] = "grpo"
     """How it learns from rewards."""
-    warmup: int = 150
+    warmup: int = 145
     """Steps in which it is shown right answers."""
-    steps: int = 200
+    steps: int = 250
     """Steps in which it is rewarded."""
     seed: int = 0
     """Fixes everything."""
@@ -131,7 +131,8 @@ def warmup_options(output: Path, options: Options) -> finetuning.Finetune:
 def align_options(output: Path, options: Options) -> aligning.Align:
     """What a user would write on the command line of train.align."""
     defaults = aligning.DEFAULTS[options.method]
-    schedule = Schedule(1e-3, options.steps, 0.02, 0.1, "cosine")
+    own = {"max_new_tokens": 4, "updates": 2, "kl": 0.0}
+    schedule = Schedule(1e-3, 400, 0.02, 0.3, "cosine")  # counts updates
     return dataclasses.replace(
         defaults,
         ckpt=str(output / "warm" / "model"),
@@ -143,9 +144,9 @@ def align_options(output: Path, options: Options) -> aligning.Align:
         batch_size=256,
         seq_len=_ROW,
         seed=options.seed,
-        optimizer=dataclasses.replace(defaults.optimizer, schedule=schedule),
-        grpo=Grpo(group=16, max_new_tokens=4, kl=0.0) if options.method == "grpo" else Grpo(),
-        ppo=Ppo(group=4, max_new_tokens=4, kl=0.0) if options.method == "ppo" else Ppo(),
+        optimizer=dataclasses.replace(defaults.optimizer, schedule=schedule, beta2=0.98),
+        grpo=Grpo(group=8, **own) if options.method == "grpo" else Grpo(),
+        ppo=Ppo(group=8, **own) if options.method == "ppo" else Ppo(),
         every=Intervals(log=1, heldout=50, save=0),
         compute=_COMPUTE,
     )

@@ -70,6 +70,7 @@ def rewarded_words(folder, output, method, *options):
         "--reward", "tests.train.sums:lively", "--output", str(output), "--batch-size", "8",
         "--seq-len", "24", f"--{method}.max-new-tokens", "6", f"--{method}.group", "4",
         "--optimizer.schedule.peak", "0.001", "--lora-targets", "all-linear", "--steps", "2",
+        "--heldout-batches", "1",
         *SHARED, "--seed", "1", *options,
     ]  # fmt: skip
 

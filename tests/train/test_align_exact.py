@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     aligning.write_base(folder)
     aligning.write_pairs(folder / "pairs.jsonl")
-    sums.write_questions(folder / "sums.jsonl", 2)
+    sums.write_questions(folder / "sums.jsonl", 3)
     return folder
 
 

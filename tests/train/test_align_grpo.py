@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     """A model that knows nothing, and questions."""
     folder = tmp_path_factory.mktemp("sums")
     aligning.write_base(folder)
-    sums.write_questions(folder / "sums.jsonl", 2)
+    sums.write_questions(folder / "sums.jsonl", 3)
     return folder
 
 

@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
     """A model that knows nothing, questions, and a reward model that knows nothing."""
     folder = tmp_path_factory.mktemp("sums")
     aligning.write_base(folder)
-    sums.write_questions(folder / "sums.jsonl", 2)
+    sums.write_questions(folder / "sums.jsonl", 3)
     scoring = tiny_config(aligning.NAME).replace(num_labels=1)
     save_model(folder / "judge", GLM(scoring, jax.random.key(2)), scoring,
                generation={"family": aligning.NAME, "prompt_format": aligning.NAME},
