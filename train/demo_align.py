@@ -146,7 +146,7 @@ def align_options(output: Path, options: Options) -> aligning.Align:
         seed=options.seed,
         optimizer=dataclasses.replace(defaults.optimizer, schedule=schedule, beta2=0.98),
         grpo=Grpo(group=8, **own) if options.method == "grpo" else Grpo(),
-        ppo=Ppo(group=8, **own) if options.method == "ppo" else Ppo(),
+        ppo=Ppo(group=8, value_weight=0.5, **own) if options.method == "ppo" else Ppo(),
         every=Intervals(log=1, heldout=50, save=0),
         compute=_COMPUTE,
     )
