@@ -84,7 +84,7 @@ def test_prompts_are_told_apart(tmp_path):
     sums.write_parities(tmp_path / "sums.jsonl")
     align.cli_main(
         words(
-            tmp_path, tmp_path / "run", "--reward", "tests.train.sums:parity", "--steps", "25",
+            tmp_path, tmp_path / "run", "--reward", "tests.train.sums:parity", "--steps", "60",
             "--batch-size", "64", "--grpo.group", "16", "--grpo.max-new-tokens", "1",
             "--grpo.kl", "0", "--tune", "full", "--optimizer.schedule.peak", "0.01",
         )
