@@ -229,7 +229,7 @@ def test_answers_are_remembered_until_something_changes(own_cache, monkeypatch):
     assert len(asked) == 2
     monkeypatch.setattr(cache, "version", lambda package: "0.0")
     compiler.ask(QUESTION)
-    monkeypatch.setattr(cache, "sources", lambda: "other source")
+    monkeypatch.setattr(cache, "sources", lambda question: "other source")
     compiler.ask(QUESTION)
     assert len(asked) == 4
 

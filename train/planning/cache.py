@@ -16,15 +16,21 @@ PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
 # What the compiled programs and the reading of them are made from, below the project's root.
 SOURCES = (
     "glm_jax/config.py", "glm_jax/presets.py", "glm_jax/sharding.py", "glm_jax/nn", "glm_jax/ops",
-    "glm_jax/peft", "glm_jax/text/decoding_loop.py", "glm_jax/text/sampling.py", "train/trainer.py",
-    "train/losses.py", "train/optim.py", "train/schedules.py", "train/finetuning/methods.py",
-    "train/finetuning/options.py", "train/finetuning/base.py", "train/finetuning/run.py",
-    "train/finetuning/tasks.py",
-    "train/planning/child.py", "train/planning/hlo.py", "train/planning/inference.py",
-    "train/planning/kernels.py", "train/planning/kept.py", "train/planning/loops.py",
-    "train/planning/program.py", "train/planning/programs.py", "train/planning/question.py",
-    "train/planning/refusal.py", "train/planning/schedule.py", "train/planning/topology.py",
-    "train/planning/training.py", "train/planning/walk.py",
+    "train/planning/child.py", "train/planning/hlo.py", "train/planning/kernels.py",
+    "train/planning/kept.py", "train/planning/loops.py", "train/planning/program.py",
+    "train/planning/programs.py", "train/planning/question.py", "train/planning/refusal.py",
+    "train/planning/schedule.py", "train/planning/topology.py", "train/planning/walk.py",
+)  # fmt: skip
+TRAINING = (
+    "train/trainer.py", "train/losses.py", "train/optim.py", "train/schedules.py",
+    "train/planning/training.py",
+)  # fmt: skip
+FINETUNING = (
+    "glm_jax/peft", "train/finetuning/methods.py", "train/finetuning/options.py",
+    "train/finetuning/base.py", "train/finetuning/run.py", "train/finetuning/tasks.py",
+)  # fmt: skip
+INFERENCE = (
+    "glm_jax/text/decoding_loop.py", "glm_jax/text/sampling.py", "train/planning/inference.py",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -38,7 +44,7 @@ def directory() -> Path:
 def key(question: Question) -> str:
     """A name for this question under these versions and this source."""
     versions = [f"{name} {version(name)}" for name in PACKAGES]
-    text = "\n".join([question.to_json(), repr(question.config), *versions, sources()])
+    text = "\n".join([question.to_json(), repr(question.config), *versions, sources(question)])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -50,10 +56,12 @@ def version(package: str) -> str:
         return ""
 
 
-def sources() -> str:
-    """A hash of all source that decides an answer."""
+def sources(question: Question) -> str:
+    """A hash of all source that decides an answer to this question."""
+    names = SOURCES + (TRAINING if question.training else INFERENCE)
+    names += FINETUNING if question.task == "finetune" else ()
     digest = hashlib.sha256()
-    for name in SOURCES:
+    for name in names:
         place = ROOT / name
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
