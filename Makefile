@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-finetune test install lint types test-tpu-compile clean help
+.PHONY: demo demo-finetune test test-slow install lint types test-tpu-compile clean help
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -21,6 +21,9 @@ lint: install  ## ruff and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
+
+test-slow: install  ## the tests that make test leaves out: whole trainings, kills, more combinations (hours)
+	$(BIN)/pytest -n 2 -q -m "slow and not tpu_compile"
 
 test-tpu-compile: install  ## all tests that run the TPU compiler, the long ones too
 	$(BIN)/pytest -q -m tpu_compile
