@@ -110,7 +110,8 @@ def test_default_meshes():
     config = preset("glm-4-9b")
     assert default_mesh(config, topology("2xv5e-256"), "pretrain") == (2, 256, 1, 1)
     assert default_mesh(config, topology("v5e-8"), "decode") == (1, 1, 8, 1)
-    assert default_mesh(config, topology("v5e-256"), "decode") == (8, 1, 32, 1)
+    assert default_mesh(config, topology("v5e-256"), "decode") == (16, 1, 16, 1)
+    assert default_mesh(config, topology("v5p-128"), "decode") == (4, 1, 16, 1)
 
 
 def test_a_question_survives_json_and_names_its_command():

@@ -30,8 +30,8 @@ INFERENCE = tuple(
         ("decode", "glm-4-9b-chat", 131072, "", ("v5e-8", "v6e-8", "v5p-8")),
         ("prefill", "chatglm2-6b", 8192, "", ("v5e-8", "v6e-8", "v5p-8")),
         ("prefill", "glm-4-9b-chat", 131072, "", ("v6e-8", "v5p-8")),
-        ("decode", "glm-4-9b-chat-1m", 1048576, "", ("v5p-128",)),
-        ("prefill", "glm-4-9b-chat-1m", 1048576, "", ("v5p-128",)),
+        ("decode", "glm-4-9b-chat-1m", 1048576, " --mesh data=16,tensor=4", ("v5p-128",)),
+        ("prefill", "glm-4-9b-chat-1m", 1048576, " --mesh data=16,tensor=4", ("v5p-128",)),
     )
     for slice_ in slices
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from typing import Any, Literal, get_args
@@ -106,11 +107,16 @@ def parse_mesh(text: str, devices: int) -> tuple[int, int, int, int]:
 
 def default_mesh(config: GLMConfig, where: Topology, task: Task) -> tuple[int, int, int, int]:
     """Training: parameters cut over every chip of a slice, slices as replicas. Inference: heads cut
-    over as many chips as divide them, and rows over the rest."""
+    over as many chips as divide them, and rows over the rest.
+
+    An axis of the mesh is some dimensions of the torus, each as a whole.
+    """
     per_slice = where.devices // where.slices
     if task in TRAINING:
         return where.slices, per_slice, 1, 1
-    ways = math.gcd(per_slice, config.num_heads)
+    dims = (*where.shape, where.chip.devices_per_chip)
+    subsets = itertools.product(*((1, size) for size in dims))
+    ways = max(n for n in map(math.prod, subsets) if config.num_heads % n == 0)
     return where.devices // ways, 1, ways, 1
 
 
