@@ -15,7 +15,7 @@ demo-finetune: install  ## that model learns to answer questions (demo/chat/); d
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m train.demo_finetune
 
 test: lint  ## lint and all tests but the longest TPU compiles, on CPU
-	$(BIN)/pytest -n 2 -q -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -q -m "not slow"
 
 lint: install  ## ruff and the type checker
 	$(BIN)/ruff check .
@@ -23,7 +23,7 @@ lint: install  ## ruff and the type checker
 	$(BIN)/pyrefly check
 
 test-slow: install  ## the tests that make test leaves out: whole trainings, kills, more combinations (hours)
-	$(BIN)/pytest -n 2 -q -m "slow and not tpu_compile"
+	$(BIN)/pytest -n 2 --dist loadfile -q -m "slow and not tpu_compile"
 
 test-tpu-compile: install  ## all tests that run the TPU compiler, the long ones too
 	$(BIN)/pytest -q -m tpu_compile

@@ -36,7 +36,7 @@ def test_all_notebooks_are_known():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=[pytest.mark.slow] * (x[:2] in ("03", "04"))) for x in SAYS]
+    "name", [pytest.param(x, marks=[pytest.mark.slow] * (x[:2] != "01")) for x in SAYS]
 )
 def test_it_runs_and_says_what_it_should(name, tmp_path, monkeypatch):
     monkeypatch.setenv(

@@ -12,7 +12,10 @@ CHAT_MODELS = ("chatglm-6b", "chatglm-6b-v1.0", "chatglm2-6b", "chatglm3-6b", "g
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
 
-@pytest.mark.parametrize("name", CHAT_MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[pytest.mark.slow] * (x in CHAT_MODELS[1:3])) for x in CHAT_MODELS],
+)
 def test_a_model_of_every_family_answers(name):
     chat = glm_jax.Chat(tiny_model(name), tiny_tokenizer(name), max_new_tokens=8)
     answer = chat.send("the file reads")
@@ -24,7 +27,9 @@ def test_a_model_of_every_family_answers(name):
     assert "".join(pieces) == "\n".join(shown) or len(chat.history) > 4
 
 
-@pytest.mark.parametrize("name", ["chatglm-6b", "chatglm2-6b", "glm-4-9b"])
+@pytest.mark.parametrize(
+    "name", ["chatglm-6b", pytest.param("chatglm2-6b", marks=pytest.mark.slow), "glm-4-9b"]
+)
 def test_the_cache_changes_nothing(name):
     """What is still in the cache is not read again, and the answers are the same."""
     tokenizer, model = tiny_tokenizer(name), tiny_model(name)

@@ -95,13 +95,13 @@ def zigzagged(way: str, local: LocalAttention, shards: int):
 CASES = [
     # Every size of the ring, heads cut and not, keys that are fewer than the tensor ways.
     ("ring", "chunked", "context=2", 4),
-    ("ring", "chunked", "context=8", 2),
+    pytest.param("ring", "chunked", "context=8", 2, marks=pytest.mark.slow),
     ("ring", "reference", "context=4", 1),
-    ("ring", "reference", "tensor=2", 2),
+    pytest.param("ring", "reference", "tensor=2", 2, marks=pytest.mark.slow),
     ("ring", "reference", "tensor=4", 2),
     ("ring", "tpu", "context=4", 2),
     ("gather", "chunked", "context=8", 1),
-    ("gather", "reference", "tensor=2", 2),
+    pytest.param("gather", "reference", "tensor=2", 2, marks=pytest.mark.slow),
     ("gather", "tpu", "tensor=4", 1),
 ]
 

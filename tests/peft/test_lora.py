@@ -36,7 +36,7 @@ def test_beside_is_the_same_as_merged():
     assert np.array_equal(forward(merge_lora(beside), *INPUTS), merged)
 
 
-@pytest.mark.parametrize("to", ["int8", "int4"])
+@pytest.mark.parametrize("to", [pytest.param("int8", marks=pytest.mark.slow), "int4"])
 def test_it_stays_beside_integers(to):
     integers = glm_jax.quantize(MODEL, to)
     attached = attach(integers, lora_adapter())

@@ -23,6 +23,7 @@ def server(tmp_path_factory):
         yield server
 
 
+@pytest.mark.slow
 def test_a_soak_leaves_nothing_behind(server):
     assert httpx.get(f"{server.url}/health").status_code == 200  # ready means ready
     files = server.open_files()

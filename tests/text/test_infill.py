@@ -32,6 +32,7 @@ def by_full_forwards(model, part_a, at, steps):
     return out
 
 
+@pytest.mark.slow
 def test_rows_of_unequal_length_are_filled_as_each_alone():
     model = nn.GLM(CONFIG, jax.random.key(1))
     part_as = [[2, 10, 11, 3, 12, 1], [2, 20, 3, 21, 22, 23, 24, 25, 1], [2, 3, 1]]

@@ -157,6 +157,7 @@ def test_every_mesh_gives_the_loss_and_gradients_of_one_device(sizes, alone):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulation_on_a_mesh():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     with jax.set_mesh(mesh):
