@@ -99,6 +99,7 @@ def test_rows_of_unequal_length_decode_as_each_would_alone(model):
     np.testing.assert_allclose(model.logits(hidden), model(*inputs(b)), atol=1e-5)
 
 
+@two_families
 @pytest.mark.parametrize(
     "remat", ["minimal", *(pytest.param(x, marks=pytest.mark.slow) for x in ("full", "attention"))]
 )

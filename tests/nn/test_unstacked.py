@@ -22,7 +22,7 @@ forward = jax.jit(nn.GLM.__call__, static_argnames="compute")
 
 
 @pytest.mark.parametrize("rows", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_same_logits(name, rows, dtype):
     model = nn.GLM(CONFIGS[name], jax.random.key(0), param_dtype=jnp.dtype(dtype))

@@ -30,7 +30,14 @@ def prompts(name: str, count: int, lengths=(3, 40, 100), seed: int = 0) -> list[
     return made
 
 
-@pytest.mark.parametrize("name", [CAUSAL, PREFIX, pytest.param("glm-10b", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(CAUSAL, marks=pytest.mark.slow),
+        PREFIX,
+        pytest.param("glm-10b", marks=pytest.mark.slow),
+    ],
+)
 def test_a_reply_in_a_crowd_is_the_reply_alone(name):
     asked_for = prompts(PREFIX if name == PREFIX else CAUSAL, 11)
     if name == "glm-10b":

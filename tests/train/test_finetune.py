@@ -41,7 +41,10 @@ METHODS = {
 # what is new (four names) is in the embedding and the head, which LoRA and prefixes leave alone.
 LEFT = {"lora": 0.6, "qlora": 0.6, "ptuning": 0.95, "full": 0.25, "freeze": 0.25}
 STEPS = 30
-QUICK = [pytest.param(name, marks=pytest.mark.slow if name == "qlora" else ()) for name in METHODS]
+QUICK = [
+    pytest.param(name, marks=pytest.mark.slow if name in ("qlora", "freeze") else ())
+    for name in METHODS
+]
 ASKING = ["--asking.metrics", "exact", "rouge", "--asking.max-new-tokens", "16",
           "--asking.count", "8"]  # fmt: skip
 

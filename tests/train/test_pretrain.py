@@ -67,6 +67,7 @@ def test_after_kill_9_the_same_losses_follow(unbroken, corpus, tmp_path):
     assert runs.losses(tmp_path / "run") == runs.losses(unbroken[0])
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_cleanly(unbroken, corpus, tmp_path):
     args = runs.command(tmp_path / "run", corpus, "--every.save", "0")
     status, out, err = stop_at(15, tmp_path / "run", args, signal.SIGTERM)

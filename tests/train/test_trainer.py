@@ -40,6 +40,7 @@ def leaves(state) -> list[np.ndarray]:
     return [np.asarray(x) for x in jax.tree.leaves((state.model, state.opt_state))]
 
 
+@pytest.mark.slow
 def test_accumulation_is_one_big_batch():
     """Micro-batches with 24, 16, 20, ... predicted tokens average by token, not by micro-batch."""
     rows = put_batch(batch(8), ONE)
@@ -144,7 +145,7 @@ def loss_and_gradients(mesh):
     "sizes",
     [
         pytest.param({"data": 8}, marks=pytest.mark.slow),
-        {"data": 1, "fsdp": 8},
+        pytest.param({"data": 1, "fsdp": 8}, marks=pytest.mark.slow),
         pytest.param({"data": 1, "fsdp": 2, "tensor": 4}, marks=pytest.mark.slow),
         {"data": 1, "fsdp": 2, "context": 4},
     ],
