@@ -13,13 +13,14 @@ from typing import Any
 from train.planning.question import Question
 
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax")
-# What the compiled programs and the reading of them are made from, below the project's root.
+# What the compiled programs and the reading of them are made from, below the project's root; all
+# that question.py decides, its defaults too, stands in the key itself.
 SOURCES = (
     "glm_jax/config.py", "glm_jax/presets.py", "glm_jax/sharding.py", "glm_jax/nn", "glm_jax/ops",
     "train/planning/child.py", "train/planning/hlo.py", "train/planning/kernels.py",
     "train/planning/kept.py", "train/planning/loops.py", "train/planning/program.py",
-    "train/planning/programs.py", "train/planning/question.py", "train/planning/refusal.py",
-    "train/planning/schedule.py", "train/planning/topology.py", "train/planning/walk.py",
+    "train/planning/programs.py", "train/planning/refusal.py", "train/planning/schedule.py",
+    "train/planning/topology.py", "train/planning/walk.py",
 )  # fmt: skip
 TRAINING = (
     "train/trainer.py", "train/losses.py", "train/optim.py", "train/schedules.py",
