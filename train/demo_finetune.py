@@ -38,7 +38,7 @@ from train.schedules import Schedule
 
 FORMAT = "chatglm-6b"  # the chat format that was made for models which fill blanks
 SHOWN = 10
-_STEPS = 500
+_STEPS = 650
 _ROW = 128  # tokens: five questions and their answers
 _ANSWER = 64  # tokens, more than any answer has
 _DOCUMENTATION = 0.02  # of the examples, which are as long as a row

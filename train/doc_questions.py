@@ -109,9 +109,8 @@ def conversation(thing: Thing) -> list[tuple[str, str]]:
 ASKED = ("What is {}?", "What does {} do?", "Tell me about {}.", "Explain {} to me.")
 HELD_OUT = "What is {} for?"
 WELL_KNOWN = (
-    "argparse bisect calendar copy email filecmp fnmatch getpass glob gzip heapq html inspect "
-    "logging mimetypes os pickle pprint queue random re shelve shlex shutil socket statistics "
-    "string tarfile tempfile textwrap traceback zipfile"
+    "bisect calendar copy email fnmatch getpass glob heapq inspect pickle queue random shelve "
+    "statistics textwrap zipfile"
 )
 
 
