@@ -29,7 +29,8 @@ class Heldout:
       loaders: for each objective a function that opens its loader (``glm_jax.data.make_loader``);
         every batch holds examples of that objective alone.
       batches: how many of each to use; fewer where the held-out text is short.
-      shares: parts of the loss that are reported beside it, in percent, as ``objective/part``.
+      shares: parts of the loss that are reported beside it, in percent, as ``objective/part``; of a
+        part with an axis, the share of its places where the sum reaches the weight.
     """
 
     def __init__(
@@ -58,12 +59,20 @@ class Heldout:
 
     def _means(self, model: Any, batches: Sequence[Batch]) -> dict[str, float]:
         wanted = ("loss", *self._shares)
-        sums = dict.fromkeys(wanted, np.zeros(2))
+        sums: dict[str, Any] = dict.fromkeys(wanted, 0.0)
         for batch in batches:
             parts = self._step(model, put_batch(batch, self._mesh))
             found = jax.device_get({name: parts[name] for name in wanted})
             sums = {name: sums[name] + np.array(found[name], np.float64) for name in wanted}
-        return {name: float(a / b) if b else float("nan") for name, (a, b) in sums.items()}
+        return {name: _mean(*pair) for name, pair in sums.items()}
+
+
+def _mean(total: np.ndarray, count: np.ndarray) -> float:
+    """Of a part with several places, the share that is whole of those that were seen."""
+    if total.ndim:
+        seen = count > 0
+        total, count = (total == count)[seen].sum(), seen.sum()
+    return float(total / count) if count else float("nan")
 
 
 def _first(loader: Any, batches: int) -> list[Batch]:

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from glm_jax.ckpts import load_model
 from glm_jax.data import PARTS, make_finetune_loader
 from glm_jax.data.finetune import open_records
+from glm_jax.data.tasks import Loss
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM, Compute, joined_layers
 from glm_jax.peft import attach, combine
@@ -22,7 +23,7 @@ from glm_jax.sharding import local_rows
 from train.finetuning.answers import Answers
 from train.finetuning.base import TuningRun
 from train.finetuning.options import Finetune
-from train.finetuning.tasks import TaskData, shares, task_loss, with_f1, with_head
+from train.finetuning.tasks import TaskData, task_loss, with_head
 from train.heldout import Heldout
 from train.losses import language_loss
 from train.optim import Optimizer
@@ -36,12 +37,12 @@ def _step(
     seed: int,
     accumulate: int,
     label_smoothing: float,
-    chooses: bool,
+    chooses: Loss | None,
 ) -> Any:
     """One function for runs of the same options, so that the second finds it compiled."""
     scale = optimizer.embed_grad_scale
     return make_train_step(
-        task_loss(compute)
+        task_loss(compute, chooses)
         if chooses
         else language_loss(compute, PARTS, embed_grad_scale=scale, label_smoothing=label_smoothing),
         optimizer.make(),
@@ -114,10 +115,10 @@ class FinetuneRun(TuningRun):
         loaders = {n: functools.partial(self.loader, splits[n], 1, 0) for n in names}
         compute, batches = self.args.compute, self.args.heldout_batches
         if self.task:
-            classes = self.task.classes
-            loss = task_loss(compute, classes)
-            choose = Heldout(loss, loaders, self.mesh, batches=batches, shares=shares(classes))
-            return lambda trained: with_f1(choose(combine(trained, self.rest)))
+            task = self.task
+            loss = task_loss(compute, task.options.loss, task.classes, task.questions)
+            choose = Heldout(loss, loaders, self.mesh, batches=batches, shares=task.shares)
+            return lambda trained: task.numbers(choose(combine(trained, self.rest)))
         evaluate = Heldout(language_loss(compute, PARTS), loaders, self.mesh, batches=batches)
         answers = self._answers() if self.args.asking.metrics else lambda model: {}
 
@@ -155,7 +156,7 @@ class FinetuneRun(TuningRun):
             args.seed,
             args.accumulate,
             args.label_smoothing,
-            self.task is not None,
+            args.task.loss if self.task else None,
         )
 
     def identity(self) -> dict[str, Any]:

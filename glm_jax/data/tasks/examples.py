@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from glm_jax.config import GLMConfig
-from glm_jax.data.tasks.superglue import Cloze
+from glm_jax.data.tasks.cloze import Cloze
 from glm_jax.errors import UserError
 from glm_jax.text.classify import lay_out_text
 from glm_jax.text.fill import part_a
@@ -28,7 +28,7 @@ class Choice(NamedTuple):
 
     rows: list[LaidOut]
     answers: list[list[int]]
-    label: int
+    cloze: Cloze
 
 
 def labelled(
@@ -54,7 +54,7 @@ def choice(cloze: Cloze, tokenizer: Tokenizer, config: GLMConfig, seq_len: int) 
     longest = max(map(len, answers))
     prompt = _prompt(cloze.text, tokenizer, config, seq_len - longest + 1)
     rows = [lay_out([*prompt, *answer[:-1]], config) for answer in answers]
-    return Choice(rows, answers, cloze.label)
+    return Choice(rows, answers, cloze)
 
 
 def candidates(cloze: Cloze, tokenizer: Tokenizer, config: GLMConfig) -> list[list[int]]:
@@ -111,9 +111,15 @@ def choice_arrays(example: Choice, shape: Shape, penalty: float) -> dict[str, np
         n, end = len(ids), len(row.tokens)
         slots[c, :n], answers[c, :n] = np.arange(end - n, end), ids
         weights[c, :n] = 1 / n**penalty
-    label = np.array(example.label, np.int32)
+    cloze = example.cloze
+    label = np.array(cloze.label, np.int32)
+    credit, overlap = (np.zeros(shape.choices, np.float32) for _ in range(2))
+    n = len(cloze.answers)
+    credit[:n] = cloze.credit or np.arange(n) == label
+    overlap[:n] = cloze.overlap or credit[:n]
     scored = {"slots": slots, "answers": answers, "answer_weights": weights}
-    return {**arrays, **scored, "valid": valid, "label": label}
+    worth = {"credit": credit, "overlap": overlap, "label": label}
+    return {**arrays, **scored, "valid": valid, **worth}
 
 
 def row_arrays(rows: Sequence[LaidOut], shape: Shape) -> dict[str, np.ndarray]:

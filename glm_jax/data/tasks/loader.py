@@ -11,7 +11,7 @@ import numpy as np
 from glm_jax.config import GLMConfig
 from glm_jax.data.tasks import examples
 from glm_jax.data.tasks.options import TaskOptions
-from glm_jax.data.tasks.records import LabelledText, TaskRecords
+from glm_jax.data.tasks.records import LabelledText, TaskRecords, question_numbers
 from glm_jax.errors import UserError
 from glm_jax.text.tokenizer import Tokenizer
 
@@ -23,8 +23,8 @@ class TaskLoader:
 
     Every batch has ``label`` and ``weight`` [B], and ``tokens``, ``k_end`` [B, C, T], ``positions``
     [B, C, 2, T], ``lengths`` [B, C] of the C candidates of each example (1 for a text with a
-    class); with candidates also ``slots``, ``answers``, ``answer_weights`` [B, C, A] and ``valid``
-    [B, C].
+    class); with candidates also ``slots``, ``answers``, ``answer_weights`` [B, C, A], ``valid``,
+    ``credit`` and ``overlap`` [B, C] (``Cloze``) and ``question`` [B] (``question_numbers``).
 
     Args:
       labels: names of the classes, for texts with a class.
@@ -58,6 +58,7 @@ class TaskLoader:
         self._batch_size, self._seed, self._endless = batch_size, seed, endless
         self._rows = range(batch_size) if rows is None else rows
         self._step = 0
+        self._question = question_numbers(records)
         self._shape = self._measure(seq_len)
 
     def _measure(self, seq_len: int) -> examples.Shape:
@@ -96,7 +97,8 @@ class TaskLoader:
                 arrays = examples.row_arrays([made.row], self._shape)
                 return arrays | {"label": np.array(made.label, np.int32)}
             made = examples.choice(item, self._tokenizer, self._config, self._shape.length)
-            return examples.choice_arrays(made, self._shape, self._task.length_penalty)
+            arrays = examples.choice_arrays(made, self._shape, self._task.length_penalty)
+            return arrays | {"question": np.array(self._question[index], np.int32)}
         except UserError as error:
             raise UserError(f"{place}: {error}") from None
 

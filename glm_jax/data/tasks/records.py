@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 from glm_jax.data.finetune.forms import Entry, parse_object, text_field
 from glm_jax.data.finetune.lines import Lines
 from glm_jax.data.finetune.options import FinetuneData
 from glm_jax.data.sources import files, readers
+from glm_jax.data.tasks.cloze import Cloze
 from glm_jax.data.tasks.options import TaskOptions
-from glm_jax.data.tasks.superglue import PATTERNS, Cloze
+from glm_jax.data.tasks.superglue import PATTERNS
 from glm_jax.errors import UserError
 
 
@@ -30,15 +32,13 @@ def open_task_records(task: TaskOptions, data: FinetuneData, split: str) -> Task
     Raises:
       UserError: a file or a line is bad, and is named.
     """
+    learn = split == "train"
     if data.heldout:
-        patterns = data.files if split == "train" else (data.heldout,)
-        return list(_read(task, patterns))
-    items = list(_read(task, data.files))
+        return list(_read(task, data.files if learn else (data.heldout,), learn))
     if not data.heldout_percent:
-        return items if split == "train" else []
+        return list(_read(task, data.files, learn)) if learn else []
     every = max(2, round(100 / data.heldout_percent))
-    held = split == "heldout"
-    return [item for i, item in enumerate(items) if (i % every == every - 1) == held]
+    return list(_read(task, data.files, learn, lambda i: (i % every == every - 1) != learn))
 
 
 def class_names(task: TaskOptions, records: TaskRecords) -> tuple[str, ...]:
@@ -57,24 +57,38 @@ def class_names(task: TaskOptions, records: TaskRecords) -> tuple[str, ...]:
     return task.labels
 
 
-def _read(task: TaskOptions, patterns: Sequence[str]) -> Iterator[tuple[str, Item]]:
+def question_numbers(records: TaskRecords) -> list[int]:
+    """Of each example its question's, from 0 on; blanks of one question share it."""
+    named = [(place, getattr(item, "question", "")) for place, item in records]
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(named))}
+    return [numbers[name] for name in named]
+
+
+def _read(
+    task: TaskOptions,
+    patterns: Sequence[str],
+    learn: bool,
+    wanted: Callable[[int], bool] = lambda line: True,
+) -> Iterator[tuple[str, Item]]:
+    """Of the lines that are wanted, counted over all files."""
     if not patterns:
         raise UserError("--data is empty; it names the files to fine-tune on")
-    for pattern in patterns:
-        for path in files.find(pattern):
-            if readers.kind(path) != ".jsonl":
-                raise UserError(f"{path}: a task's data is .jsonl (also .gz or .zst)")
-            lines = Lines(path)
-            for i in range(len(lines)):
+    number = itertools.count()
+    for path in itertools.chain.from_iterable(map(files.find, patterns)):
+        if readers.kind(path) != ".jsonl":
+            raise UserError(f"{path}: a task's data is .jsonl (also .gz or .zst)")
+        lines = Lines(path)
+        for i in range(len(lines)):
+            if wanted(next(number)):
                 place = lines.place(i)
                 try:
-                    for item in _items(task, parse_object(lines[i])):
+                    for item in _items(task, parse_object(lines[i]), learn):
                         yield place, item
                 except UserError as error:
                     raise UserError(f"{place}: {error}") from None
 
 
-def _items(task: TaskOptions, entry: Entry) -> Iterator[Item]:
+def _items(task: TaskOptions, entry: Entry, learn: bool) -> Iterator[Item]:
     if task.name == "classify":
         text = "\n".join(text_field(entry, name) for name in task.text_fields)
         label = entry.get(task.label_field)
@@ -88,7 +102,8 @@ def _items(task: TaskOptions, entry: Entry) -> Iterator[Item]:
         if task.pattern not in known.patterns:
             shown = ", ".join(map(str, known.patterns))
             raise UserError(f"{task.name} has no pattern {task.pattern}; there are {shown}")
-        yield from known.read(entry, task.pattern)
+        for cloze in known.read(entry, task.pattern):
+            yield from known.learn(cloze) if learn else (cloze,)
 
 
 def _choice(task: TaskOptions, entry: Entry) -> Cloze:
