@@ -48,7 +48,7 @@ METHODS: Mapping[str, tuple[str, float, Mapping[str, Any]]] = {
         5e-3,
         {"lora_targets": ("all-linear",), "lora_rank": 16, "base_quant": "int4", "base_group": 64},
     ),
-    "ptuning": ("ptuning", 3e-2, {"prefix_length": 64}),
+    "ptuning": ("ptuning", 0.3, {"prefix_length": 64}),
     "freeze": ("freeze", 1e-3, {"freeze": "embedding,layers.0-1"}),
 }
 
