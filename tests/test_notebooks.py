@@ -24,6 +24,10 @@ SAYS = {
     "02_blank_infilling": ["Paris is the capital of France.", "predicts:"],
     "03_the_family_compared": [],
     "04_serving_from_a_tpu_vm": ["30 the same as alone", "ended with status 0"],
+    "05_lora": [
+        "In Poland people speak Polish.       In Poland people pay with zloty.",
+        "ended with status 0",
+    ],
 }
 
 
