@@ -15,7 +15,7 @@ demo-finetune: install  ## that model learns to answer questions (demo/chat/); d
 	JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m train.demo_finetune
 
 test: lint  ## lint and all tests but the longest TPU compiles, on CPU
-	$(BIN)/pytest -n 2 --dist loadfile -q -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m "not slow"
 
 lint: install  ## ruff and the type checker
 	$(BIN)/ruff check .

@@ -14,3 +14,18 @@ QUICK = "--xla_backend_optimization_level=0"
 os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {QUICK}")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+# The files that take longest begin: what is left at the end is then short, and no worker waits.
+LONGEST = (
+    "nn/test_transformer.py", "test_notebooks.py", "train/test_pretrain.py",
+    "train/test_trainer.py", "train/test_finetune.py", "test_quantization.py",
+    "viz/test_pictures.py", "serve/test_engine.py", "convert/test_fuzz.py",
+    "nn/test_golden_glm.py", "chat/test_session.py", "train/test_align.py",
+    "test_cli.py", "parity/test_generate.py", "peft/test_lora.py", "nn/test_unstacked.py",
+    "ops/test_attention_context.py", "ops/test_attention_tpu.py", "train/test_align_grpo.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    places = {str(ROOT / "tests" / name): at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(str(item.path), len(LONGEST)))

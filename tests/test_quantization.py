@@ -11,7 +11,7 @@ from glm_jax.ckpts import load_model, save_model
 from glm_jax.config import preset
 from glm_jax.errors import UserError
 from glm_jax.ops.quantized import dequantize, quantize
-from glm_jax.ops.quantized_linear import _by_groups, quantized_linear
+from glm_jax.ops.quantized_linear import _by_floats, _by_groups, quantized_linear
 
 CONFIG = preset("chatglm2-6b").replace(
     vocab_size=40, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2, head_dim=16,
@@ -84,11 +84,15 @@ def test_products_of_few_rows_and_of_many(rows, dtype, bits, group):
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_groups_as_a_tpu_multiplies_them(bits):
-    weight = jax.random.normal(jax.random.key(0), (48, 24))
+    """And without groups: of two output axes it makes no matrix."""
+    weight = jax.random.normal(jax.random.key(0), (4, 12, 24))
     x = jax.random.normal(jax.random.key(1), (3, 24))
-    q, scale = quantize(weight, bits, group=8)
-    expected = x @ dequantize(q, scale, bits, group=8).T
-    np.testing.assert_allclose(_by_groups(x, q, scale, bits, 8), expected, atol=2e-5)
+    for group, product in ((8, _by_groups), (0, _by_floats)):
+        q, scale = quantize(weight, bits, group=group)
+        floats = dequantize(q, scale, bits, group=group)
+        scale = scale.reshape(4, 12, -1)
+        expected = jnp.einsum("ri,opi->rop", x, floats)
+        np.testing.assert_allclose(product(x, q, scale, bits, group), expected, atol=2e-5)
 
 
 def test_an_int8_cache_gives_nearly_the_same_logits():

@@ -57,19 +57,40 @@ def linear(
 
 
 def _few_rows(x: Array, weight: Array, inputs: int) -> Array:
-    """Both as plain matrices: with several contracted axes XLA's CPU backend first transposes the
-    weight, at every step."""
-    batch, outer = x.shape[: x.ndim - inputs], weight.ndim - inputs
-    columns = math.prod(weight.shape[outer:])
+    """On CPU and GPU both as plain matrices: with several contracted axes XLA's CPU backend first
+    transposes the weight, at every step."""
+    batch, outer = x.shape[: x.ndim - inputs], weight.shape[: weight.ndim - inputs]
+    columns = math.prod(x.shape[x.ndim - inputs :])
     on_cpu = _weight_first if x.dtype == jnp.float32 else _summed_in_float32
+    flat = lambda product: lambda x, w: product(x, w.reshape(-1, columns)).reshape(len(x), *outer)
     y = jax.lax.platform_dependent(
-        x.reshape(-1, columns), weight.reshape(-1, columns), cpu=on_cpu, default=_rows_first
-    )
-    return y.reshape(*batch, *weight.shape[:outer])
+        x.reshape(-1, columns), weight.reshape(*outer, columns),
+        cpu=flat(on_cpu), tpu=_two_rows_or_more, default=flat(_rows_first),
+    )  # fmt: skip
+    return y.reshape(*batch, *outer)
+
+
+def _two_rows_or_more(
+    rows: Float[Array, "R I"], weight: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Of a weight [out..., I], not as a matrix: its layer would be copied out of the stack."""
+    axes = (((1,), (weight.ndim - 1,)), ((), ()))
+    return jax.lax.dot_general(at_least_two(rows), weight, axes)[: len(rows)]
 
 
 def _rows_first(rows: Float[Array, "R I"], matrix: Float[Array, "O I"]) -> Float[Array, "R O"]:
     return jax.lax.dot_general(rows, matrix, (((1,), (1,)), ((), ())))
+
+
+def at_least_two(rows: Float[Array, "R I"]) -> Float[Array, "S I"]:
+    """A row of zeros beside a row that is alone.
+
+    XLA's TPU backend multiplies a single row in the vector unit, which takes three times as long as
+    reading the weight does; two rows go through the matrix unit.
+    """
+    if len(rows) > 1:
+        return rows
+    return jax.lax.optimization_barrier(jnp.pad(rows, ((0, 1), (0, 0))))
 
 
 def _weight_first(rows: Float[Array, "R I"], matrix: Float[Array, "O I"]) -> Float[Array, "R O"]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int8
 
-from glm_jax.ops.linear import FEW_ROWS
+from glm_jax.ops.linear import FEW_ROWS, at_least_two
 from glm_jax.ops.quantized import dequantize
 
 # Output rows whose 4-bit numbers are unpacked at one time on a CPU: they stay in its cache.
@@ -53,39 +53,50 @@ def quantized_linear(
             f"an int{bits} weight contracts {columns}, but the input of shape "
             f"{x.shape} ends in {x.shape[x.ndim - inputs :]}"
         )
-    rows, out = math.prod(x.shape[: x.ndim - inputs]), q.shape[:outer]
-    flat = x.reshape(rows, -1), q.reshape(math.prod(out), -1), scale.reshape(math.prod(out), -1)
-    y = _by_floats(*flat, bits, group) if rows > FEW_ROWS else _few_rows(*flat, bits, group)
-    y = y.reshape(*x.shape[: x.ndim - inputs], *out)
+    batch, out = x.shape[: x.ndim - inputs], q.shape[:outer]
+    rows = math.prod(batch)
+    x = x.reshape(rows, -1)
+    if rows > FEW_ROWS:
+        y = _by_floats(x, *_matrices(q, scale, outer), bits, group)
+    else:
+        y = _few_rows(x, q.reshape(*out, -1), scale.reshape(*out, -1), bits, group)
+    y = y.reshape(*batch, *out)
     return y if bias is None else y + bias
 
 
-def _by_floats(x, q, scale, bits: int, group: int) -> Float[Array, "R O"]:
+def _matrices(q: Array, scale: Array, outer: int) -> tuple[Array, Array]:
+    """With their ``outer`` first axes as one, and what is behind them as another."""
+    out = math.prod(q.shape[:outer])
+    return q.reshape(out, -1), scale.reshape(out, -1)
+
+
+def _by_floats(x, q, scale, bits: int, group: int) -> Float[Array, "R ..."]:
     """Integers of eight bits are exact in every float type: they are multiplied as they are, summed
     in float32, and each output is scaled once. Groups are scaled before they are multiplied.
     """
     if group:
         weight = dequantize(q, scale, bits, group=group).astype(x.dtype)
         return _float_product([x], [weight]).astype(x.dtype)
-    y = _float_product(*_halves(x, q, bits)) * scale[:, 0].astype(jnp.float32)
+    y = _float_product(*_halves(x, q, bits)) * scale[..., 0].astype(jnp.float32)
     return y.astype(x.dtype)
 
 
-def _by_groups(x, q, scale, bits: int, group: int) -> Float[Array, "R O"]:
+def _by_groups(x, q, scale, bits: int, group: int) -> Float[Array, "R ..."]:
     """Each row becomes one row per group, zero elsewhere, and each output is scaled per group.
 
     The weight is neither scaled nor reshaped, of which a TPU would keep a copy, and what is
     multiplied more is nothing beside reading it.
     """
-    groups = scale.shape[1]
+    groups = scale.shape[-1]
     xs, qs = _halves(x, q, bits)
     spread = []
     for part in xs:
         member = jnp.arange(part.shape[1]) // (part.shape[1] // groups)
         mine = member == jnp.arange(groups)[:, None]
         spread.append(jnp.where(mine, part[:, None], 0).reshape(-1, part.shape[1]))
-    sums = _float_product(spread, qs).reshape(len(x), groups, -1)
-    return (sums * scale.T.astype(jnp.float32)).sum(1).astype(x.dtype)
+    sums = _float_product(spread, qs).reshape(len(x), groups, *scale.shape[:-1])
+    scales = jnp.moveaxis(scale, -1, 0).astype(jnp.float32)
+    return (sums * scales).sum(1).astype(x.dtype)
 
 
 def _halves(x: Array, q: Array, bits: int) -> tuple[list[Array], list[Array]]:
@@ -95,23 +106,35 @@ def _halves(x: Array, q: Array, bits: int) -> tuple[list[Array], list[Array]]:
     return [x[:, 0::2], x[:, 1::2]], [q >> 4, (q << 4) >> 4]
 
 
-def _float_product(xs: list[Array], weights: list[Array]) -> Float[Array, "R O"]:
+def _float_product(xs: list[Array], weights: list[Array]) -> Float[Array, "R ..."]:
     total = jnp.zeros((), jnp.float32)
     for x, w in zip(xs, weights, strict=True):
         total += jax.lax.dot_general(
-            x, w.astype(x.dtype), (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+            x,
+            w.astype(x.dtype),
+            (((1,), (w.ndim - 1,)), ((), ())),
+            preferred_element_type=jnp.float32,
         )
     return total
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _few_rows(x, q, scale, bits: int, group: int) -> Float[Array, "R O"]:
-    spread = group and len(x) * scale.shape[1] <= _SPREAD_ROWS
+def _few_rows(x, q, scale, bits: int, group: int) -> Float[Array, "R ..."]:
+    """Of a weight [out..., I] with its scales [out..., G]. On a TPU it does not become a matrix:
+    its layer would be copied out of the stack."""
+    spread = group and len(x) * scale.shape[-1] <= _SPREAD_ROWS
     floats = functools.partial(_by_groups if spread else _by_floats, bits=bits, group=group)
-    on_cpu = functools.partial(_by_integers, bits=bits)
+    flat = functools.partial(_by_integers, bits=bits)
     if group:
-        on_cpu = functools.partial(_by_floats_in_blocks, bits=bits, group=group)
-    return jax.lax.platform_dependent(x, q, scale, cpu=on_cpu, default=floats)
+        flat = functools.partial(_by_floats_in_blocks, bits=bits, group=group)
+
+    def on_cpu(x, q, scale):
+        return flat(x, *_matrices(q, scale, q.ndim - 1)).reshape(len(x), *q.shape[:-1])
+
+    def on_tpu(x, q, scale):
+        return floats(at_least_two(x), q, scale)[: len(x)]
+
+    return jax.lax.platform_dependent(x, q, scale, cpu=on_cpu, tpu=on_tpu, default=floats)
 
 
 @_few_rows.defjvp

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError
-from glm_jax.nn import GLM, Compute, KVCache, unstacked
+from glm_jax.nn import GLM, Compute, KVCache, is_joined, joined, unstacked
 from glm_jax.text.layout import LaidOut, stack_rows
 from glm_jax.text.sampling import RowSampling, ban, ban_repeated_ngrams, sample
 
@@ -83,7 +83,7 @@ def decode_compute(model: GLM, compute: Compute | None) -> Compute:
     """How to compute, unless it was said: the type of the weights, layers unrolled on CPU.
 
     XLA's CPU backend copies a layer's weights out of the stack at every step of a scan, which
-    halves the speed of decoding; TPUs and GPUs do not. ``prepare`` does away with the stack.
+    halves the speed of decoding; its TPU compiler does not. ``prepare`` does away with the stack.
     """
     if compute is not None:
         return compute
@@ -92,11 +92,14 @@ def decode_compute(model: GLM, compute: Compute | None) -> Compute:
 
 
 def prepare(model: GLM) -> GLM:
-    """The model as this backend decodes with it; on a CPU with a copy of its layers in memory.
+    """The model as this backend decodes with it; who decodes again and again (a chat, a server)
+    keeps the result.
 
-    It stays as it is where free memory is less than twice what a copy needs, and where it is
-    spread over devices. Who decodes again and again (a chat, a server) keeps the result.
+    On a CPU it has a copy of its layers, unless free memory is less than twice what that needs or
+    the model is spread over devices; on a TPU copies of its output projections (``nn.joined``).
     """
+    if jax.default_backend() == "tpu":
+        return model if is_joined(model) else joined(model)
     if isinstance(model.layers, nnx.List):  # prepared already
         return model
     if jax.default_backend() != "cpu" or len(model.embedding[...].sharding.device_set) > 1:

@@ -1,4 +1,4 @@
-"""Layers that are not stacked compute what the stack computes."""
+"""Layers that are not stacked, or whose weights contract one axis, compute the same."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import pytest
 import glm_jax
 from glm_jax import nn
 from glm_jax.config import preset
+from glm_jax.peft import add_lora, lora_targets
 
 SMALL = {
     "vocab_size": 40, "num_layers": 3, "embed_dim": 16, "num_heads": 4, "head_dim": 4,
@@ -36,8 +37,29 @@ def test_the_same_logits(name, rows, dtype):
     np.testing.assert_allclose(single, stacked, atol=1e-5 if dtype == "float32" else 2e-2)
 
 
+@pytest.mark.parametrize("name", ["chatglm2", "int4"])
+def test_one_axis_contracted_gives_the_same(name):
+    """Beside a LoRA that is not merged, too: it keeps the axes of its own matrices."""
+    model = nn.GLM(CONFIGS[name], jax.random.key(0))
+    model = add_lora(model, lora_targets(model, ["o_proj"]), jax.random.key(1), rank=2, scale=1.0)
+    b = model.layers.attention.o_proj.lora.b
+    b[...] = jax.random.normal(jax.random.key(2), b.shape)
+    tokens = jnp.arange(4)[None]
+    positions = jnp.broadcast_to(jnp.stack([jnp.arange(4), jnp.zeros(4, int)]), (1, 2, 4))
+    ranges = nn.causal_ranges(1, 4)
+    compute = nn.Compute(dtype="float32")
+    other = nn.joined(model)
+    assert nn.is_joined(other) and not nn.is_joined(model)
+    plain, joined = (
+        forward(m, tokens, positions, *ranges, compute=compute) for m in (model, other)
+    )
+    np.testing.assert_allclose(joined, plain, atol=1e-5)
+
+
 def test_the_model_itself_is_left_alone():
     model = nn.GLM(CONFIGS["tied"], jax.random.key(0))
+    nn.joined(model)
+    assert model.layers.attention.o_proj.weight.shape == (3, 16, 4, 4)
     other = nn.unstacked(model)
     assert model.layers.mlp.up_proj.weight.shape == (3, 24, 16)
     assert [layer.mlp.up_proj.weight.shape for layer in other.layers] == [(24, 16)] * 3

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glm_jax.ops.linear import linear
+from glm_jax.ops.linear import _two_rows_or_more, linear
 
 
 @pytest.mark.parametrize("rows", [1, 2, 16, 17, 48, 49])
@@ -21,6 +21,14 @@ def test_any_number_of_rows(rows, dtype):
     np.testing.assert_allclose(
         np.asarray(found, np.float64), exact + np.asarray(bias, np.float64), atol=atol
     )
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_single_row_goes_through_the_matrix_unit_of_a_tpu(rows):
+    x = jax.random.normal(jax.random.key(0), (rows, 8))
+    weight = jax.random.normal(jax.random.key(1), (5, 2, 8))
+    found = jax.jit(_two_rows_or_more)(x, weight)
+    np.testing.assert_allclose(found, jnp.einsum("ri,opi->rop", x, weight), atol=2e-5)
 
 
 @pytest.mark.parametrize("rows", [1, 4])

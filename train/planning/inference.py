@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from glm_jax import sharding
 from glm_jax.config import flops_per_token
-from glm_jax.nn import GLM, Compute, KVCache
+from glm_jax.nn import GLM, Compute, KVCache, joined
 from glm_jax.text.decoding_loop import PREFILL_CHUNK, Next, State, _read, write
 from glm_jax.text.sampling import RowSampling
 from train.planning.program import Program, device_bytes, placed
@@ -56,12 +56,15 @@ def decode(question: Question, mesh: Mesh) -> Program:
 
 
 def _inference(question: Question, mesh: Mesh):
-    """Abstract model in bfloat16, abstract cache, and a maker of arrays cut over rows.
+    """Abstract model in bfloat16, as ``prepare`` makes it for a TPU, abstract cache, and a maker of
+    arrays cut over rows.
 
     The cache lies as ``glm_jax.sharding.RULES`` say: rows over data, kv heads over tensor.
     """
     config = question.config
-    shapes = jax.eval_shape(lambda: GLM(config, jax.random.key(0), param_dtype=jnp.bfloat16))
+    shapes = jax.eval_shape(
+        lambda: joined(GLM(config, jax.random.key(0), param_dtype=jnp.bfloat16))
+    )
     model = jax.tree.map(placed, shapes, sharding.tree_shardings(shapes, mesh))
     empty = jax.eval_shape(
         lambda: KVCache.zeros(config, question.rows, question.length, jnp.bfloat16)
