@@ -39,9 +39,8 @@ def test_all_notebooks_are_known():
     assert set(execute.NAMES) == set(SAYS)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=[pytest.mark.slow] * (x[:2] != "01")) for x in SAYS]
-)
+@pytest.mark.slow  # a minute or two each
+@pytest.mark.parametrize("name", SAYS)
 def test_it_runs_and_says_what_it_should(name, tmp_path, monkeypatch):
     monkeypatch.setenv(
         "XLA_FLAGS", "--xla_backend_optimization_level=0"
