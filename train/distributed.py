@@ -95,7 +95,7 @@ def _initialize(hosts: Hosts) -> None:
         jax.distributed.initialize(
             **options,
             initialization_timeout=hosts.connect_seconds,
-            heartbeat_timeout_seconds=2 * hosts.silent_seconds,
+            heartbeat_timeout_seconds=watch.heartbeat_timeout(hosts.silent_seconds),
         )
     except ValueError as error:
         raise UserError(

@@ -23,11 +23,20 @@ from jax._src import distributed as jax_distributed  # the key-value store has n
 from glm_jax.errors import first_line
 from train.beats import Ledger, beat_text
 
-_BEATS, _VERDICT = "glm_jax/beat/", "glm_jax/verdict"
+_BEATS, _VERDICT = "glm_jax/beat/", "glm_jax/verdict/"  # as the store names directories
 _BEAT_SECONDS = 1.0
 _GRACE = 5.0  # seconds for the others to read a verdict before the process that serves it ends
 
 _watch: Watch | None = None
+
+
+def heartbeat_timeout(silent: int) -> int:
+    """Seconds to give JAX's own heartbeats: they must not end a run before the verdict is read.
+
+    They are sent every half of it: of a process that dies right before one is due, the loss is
+    noticed after the other half.
+    """
+    return 2 * (silent + round(_GRACE + 3 * _BEAT_SECONDS))
 
 
 @contextlib.contextmanager
@@ -121,7 +130,7 @@ class Watch:
         }
         verdict = self._ledger.verdict(beats, time.monotonic(), self._silent, self._stalled)
         if verdict:
-            self._client.key_value_set(_VERDICT, verdict, allow_overwrite=True)
+            self._client.key_value_set(f"{_VERDICT}0", verdict, allow_overwrite=True)
         return verdict
 
     def _read_verdict(self) -> str:

@@ -51,7 +51,6 @@ class TrainCheckpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             cleanup_tmp_directories=True,
-            lightweight_initialize=True,
             async_options=at_once,
         )
         with self._errors("cannot be used"):

@@ -153,15 +153,13 @@ def test_four_processes_train_as_one(single, four):
 
 
 def test_a_killed_process_ends_the_others_who_name_it(lost):
-    """On a busy machine JAX's own net may abort one before it has read the verdict."""
     _, ended, seconds = lost
     assert ended[2].status == -signal.SIGKILL
     assert seconds < 60
     named = f"not heard of for {SILENT} s: process 2 of 4 ("
     assert ended[0].status == 1 and named in ended[0].err
     for other in (ended[1], ended[3]):
-        assert other.status in (1, -signal.SIGABRT)
-        assert other.status != 1 or named in other.err
+        assert other.status == 1 and named in other.err
 
 
 def test_a_request_to_stop_is_agreed_upon(stopped):
