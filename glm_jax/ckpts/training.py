@@ -48,6 +48,8 @@ class TrainCheckpoints:
         self._run = json.loads(json.dumps(dict(run)))
         # One that cannot be made in the background (full disk) would be waited for 20 minutes.
         at_once = ocp.AsyncOptions(create_directories_asynchronously=False)
+        # Not lightweight_initialize: checkpoints that are there already would have a time without a
+        # zone, and a run that is then asked to stop could not save.
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             cleanup_tmp_directories=True,

@@ -7,8 +7,8 @@ Axis letters, everywhere in the package:
 
 from glm_jax.nn.cache import KVCache
 from glm_jax.nn.compute import Compute
+from glm_jax.nn.flattened import flattened, is_flattened
 from glm_jax.nn.heads import ClassificationHead
-from glm_jax.nn.joined import is_joined, joined
 from glm_jax.nn.loss import lm_loss
 from glm_jax.nn.masks import causal_ranges, prefix_ranges
 from glm_jax.nn.stacks import cut_layers, joined_layers
@@ -22,8 +22,8 @@ __all__ = [
     "KVCache",
     "causal_ranges",
     "cut_layers",
-    "is_joined",
-    "joined",
+    "flattened",
+    "is_flattened",
     "joined_layers",
     "lm_loss",
     "prefix_ranges",

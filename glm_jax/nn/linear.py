@@ -38,7 +38,7 @@ class Linear(nnx.Module):
         self, key, outputs: Axes, inputs: Axes, *, std: float, bias: bool, dtype=jnp.float32
     ):
         axes, shape = zip(*outputs, *inputs, strict=True)
-        self.axes, self.num_inputs, self.joins = axes, len(inputs), 1
+        self.axes, self.num_inputs, self.flat = axes, len(inputs), False
         self.weight = params.normal(key, shape, axes, std, dtype)
         self.bias = params.zeros(*_vector(outputs), dtype) if bias else None
         self.lora: Beside | None = nnx.data(None)
@@ -48,26 +48,21 @@ class Linear(nnx.Module):
     ) -> Float[Array, "..."]:
         """Args: dropout_key: of the LoRA, where there is one."""
         bias = None if self.bias is None else self.bias[...].astype(x.dtype)
-        weight, whole, x = self.weight[...], x, _as_one(x, self.joins)
+        weight, (rows, inputs) = self.weight[...], _contracted(x, self)
         cut = gathered.cut_of(self.axes, weight.shape)
-        if cut is not None and gathered.takes(x, weight, cut, self.num_inputs):
-            y = gathered.linear(x, weight, cut, self.num_inputs)
+        if cut is not None and gathered.takes(rows, weight, cut, inputs):
+            y = gathered.linear(rows, weight, cut, inputs)
             y = y if bias is None else y + bias
         else:
-            y = linear(x, weight.astype(x.dtype), bias, inputs=self.num_inputs)
-        y = (
-            y
-            if self.lora is None
-            else y + self.lora(whole, self.joins * self.num_inputs, dropout_key)
-        )
+            y = linear(rows, weight.astype(x.dtype), bias, inputs=inputs)
+        y = y if self.lora is None else y + self.lora(x, self.num_inputs, dropout_key)
         return checkpoint_name(y, "product")
 
-    def joined(self) -> Linear:
+    def flattened(self) -> Linear:
         """A copy whose weight holds all axes of its input as one."""
         copy = jax.tree.map(lambda x: x, self)
-        copy.weight = _joined(self.weight, self.num_inputs)
+        copy.weight, copy.flat = _flattened(self.weight, self.num_inputs), True
         copy.axes = self.axes[: len(self.axes) - self.num_inputs + 1]
-        copy.joins, copy.num_inputs = self.joins * self.num_inputs, 1
         return copy
 
 
@@ -92,7 +87,7 @@ class QuantizedLinear(nnx.Module):
         dtype=jnp.float32,
     ):
         axes, shape = zip(*outputs, *inputs, strict=True)
-        self.bits, self.group, self.num_inputs, self.joins = bits, group, len(inputs), 1
+        self.bits, self.group, self.num_inputs, self.flat = bits, group, len(inputs), False
         weight = jax.random.normal(key, shape, jnp.float32) * std
         q, scale = quantize(weight, bits, inputs=len(inputs), group=group)
         vector_shape, vector_axes = _vector(outputs)
@@ -107,16 +102,16 @@ class QuantizedLinear(nnx.Module):
         """Args: dropout_key: of the LoRA, where there is one."""
         bias = None if self.bias is None else self.bias[...].astype(x.dtype)
         weight = self.weight_q[...], self.weight_scale[...]
-        form = {"bits": self.bits, "inputs": self.num_inputs, "group": self.group}
-        y = quantized_linear(_as_one(x, self.joins), *weight, bias, **form)
-        y = y if self.lora is None else y + self.lora(x, self.joins * self.num_inputs, dropout_key)
+        rows, inputs = _contracted(x, self)
+        form = {"bits": self.bits, "inputs": inputs, "group": self.group}
+        y = quantized_linear(rows, *weight, bias, **form)
+        y = y if self.lora is None else y + self.lora(x, self.num_inputs, dropout_key)
         return checkpoint_name(y, "product")
 
-    def joined(self) -> QuantizedLinear:
+    def flattened(self) -> QuantizedLinear:
         """As of ``Linear``."""
         copy = jax.tree.map(lambda x: x, self)
-        copy.weight_q = _joined(self.weight_q, self.num_inputs)
-        copy.joins, copy.num_inputs = self.joins * self.num_inputs, 1
+        copy.weight_q, copy.flat = _flattened(self.weight_q, self.num_inputs), True
         return copy
 
 
@@ -144,7 +139,14 @@ def _as_one(x: Array, count: int) -> Array:
     return x if count == 1 else x.reshape(*x.shape[: x.ndim - count], -1)
 
 
-def _joined(weight: nnx.Variable, inputs: int) -> nnx.Variable:
+def _contracted(x: Array, layer: Linear | QuantizedLinear) -> tuple[Array, int]:
+    """The input as the layer's weight takes it, and how many of its axes are contracted."""
+    if not layer.flat:
+        return x, layer.num_inputs
+    return _as_one(x, layer.num_inputs), 1
+
+
+def _flattened(weight: nnx.Variable, inputs: int) -> nnx.Variable:
     axes = weight.get_metadata("axes")
     value = jax.jit(_as_one, static_argnums=1)(weight[...], inputs)
     return type(weight)(value, axes=axes[: len(axes) - inputs + 1])

@@ -62,7 +62,10 @@ def _few_rows(x: Array, weight: Array, inputs: int) -> Array:
     batch, outer = x.shape[: x.ndim - inputs], weight.shape[: weight.ndim - inputs]
     columns = math.prod(x.shape[x.ndim - inputs :])
     on_cpu = _weight_first if x.dtype == jnp.float32 else _summed_in_float32
-    flat = lambda product: lambda x, w: product(x, w.reshape(-1, columns)).reshape(len(x), *outer)
+
+    def flat(product):
+        return lambda x, w: product(x, w.reshape(-1, columns)).reshape(len(x), *outer)
+
     y = jax.lax.platform_dependent(
         x.reshape(-1, columns), weight.reshape(*outer, columns),
         cpu=flat(on_cpu), tpu=_two_rows_or_more, default=flat(_rows_first),

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError
-from glm_jax.nn import GLM, Compute, KVCache, is_joined, joined, unstacked
+from glm_jax.nn import GLM, Compute, KVCache, flattened, is_flattened, unstacked
 from glm_jax.text.layout import LaidOut, stack_rows
 from glm_jax.text.sampling import RowSampling, ban, ban_repeated_ngrams, sample
 
@@ -96,10 +96,10 @@ def prepare(model: GLM) -> GLM:
     keeps the result.
 
     On a CPU it has a copy of its layers, unless free memory is less than twice what that needs or
-    the model is spread over devices; on a TPU copies of its output projections (``nn.joined``).
+    the model is spread over devices; on a TPU copies of its output projections (``nn.flattened``).
     """
     if jax.default_backend() == "tpu":
-        return model if is_joined(model) else joined(model)
+        return model if is_flattened(model) else flattened(model)
     if isinstance(model.layers, nnx.List):  # prepared already
         return model
     if jax.default_backend() != "cpu" or len(model.embedding[...].sharding.device_set) > 1:

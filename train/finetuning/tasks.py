@@ -58,7 +58,7 @@ class TaskData:
         name = self.options.name
         return len(self.labels) or (PATTERNS[name].classes if name in PATTERNS else 0)
 
-    @property
+    @functools.cached_property
     def questions(self) -> int:
         """How many are held out, where a question has several examples; else 0."""
         records = self.splits["heldout"]

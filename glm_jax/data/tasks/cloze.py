@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from glm_jax.data.finetune.forms import Entry
 from glm_jax.errors import UserError
 
-Entry = Mapping[str, Any]
 BLANK = "[MASK]"
 # As THUDM/GLM data_utils/corpora.py: what the vocabulary has in plainer form.
 _PLAIN = str.maketrans({"\u201c": '"', "\u201d": '"', "\u2018": "'", "\u2019": "'", "\u2013": "-"})

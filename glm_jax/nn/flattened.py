@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from glm_jax.nn.transformer import GLM
 
 
-def joined(model: GLM) -> GLM:
+def flattened(model: GLM) -> GLM:
     """The same network for reading and writing text, with copies of the weights that it changes.
 
     It cannot be saved or given an adapter.
     """
     copy = jax.tree.map(lambda x: x, model)
     for layers in copy.layers if isinstance(copy.layers, nnx.List) else [copy.layers]:
-        layers.attention.o_proj = layers.attention.o_proj.joined()
+        layers.attention.o_proj = layers.attention.o_proj.flattened()
     return copy
 
 
-def is_joined(model: GLM) -> bool:
+def is_flattened(model: GLM) -> bool:
     layers: Any = model.layers
     first = layers[0] if isinstance(layers, nnx.List) else layers
-    return first.attention.o_proj.joins > 1
+    return first.attention.o_proj.flat
