@@ -36,7 +36,7 @@ def lm_loss(
       label_smoothing: see ``linear_cross_entropy``.
 
     Where the mesh cuts rows over ``context`` they are put in zig-zag order first, so that every
-    device has the same work, and attention follows. With attention dropout they stay as they are.
+    device has the same work, and attention follows.
 
     Returns:
       ``(loss_sum, weight)`` unreduced, and the nll of every position (without gradient).
@@ -45,8 +45,7 @@ def lm_loss(
       ValueError: the rows' length does not divide among twice the mesh's context.
     """
     shards = ways("length")
-    dropped = dropout_key is not None and model.config.attention_dropout > 0
-    order: Order = "natural" if shards == 1 or dropped else "zigzag"
+    order: Order = "natural" if shards == 1 else "zigzag"
     rows = {name: _ordered(batch[name], order, shards) for name in FIELDS}
     hidden = model.hidden(
         rows["tokens"],

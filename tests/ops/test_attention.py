@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm_jax.ops.attention import Dropout, attention, chunked_attention, reference_attention
+from glm_jax.ops.attention.dropout import Drops
 
 
 def numpy_attention(q, k, v, k_start, k_end):
@@ -65,12 +66,25 @@ def test_chunked_gradients_are_the_reference_ones():
         np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
 
-def test_chunked_dropout_is_unbiased_and_its_gradient_uses_the_same_mask():
+def test_dropout_is_the_same_in_both_implementations_values_and_gradients():
+    q, k, v, start, end = inputs(5)
+    drops = Drops(0.4, Dropout(0.4, jax.random.key(0)).words(q))
+
+    def run(implementation):
+        attend = lambda q, k, v: implementation(q, k, v, start, end, drops=drops)
+        out, pull = jax.vjp(attend, q, k, v)
+        return out, *pull(out)
+
+    for ours, theirs in zip(*map(run, IMPLEMENTATIONS.values()), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_dropout_is_unbiased_and_its_gradient_uses_the_same_mask():
     q, k, v, start, end = inputs(5)
 
     def run(v, seed):
-        drop = Dropout(0.4, jax.random.key(seed))
-        return IMPLEMENTATIONS["chunked"](q, k, v, start, end, dropout=drop)
+        drops = Drops(0.4, Dropout(0.4, jax.random.key(seed)).words(q))
+        return IMPLEMENTATIONS["chunked"](q, k, v, start, end, drops=drops)
 
     mean = jax.jit(lambda: jax.vmap(lambda s: run(v, s))(jnp.arange(800)).mean(0))()
     np.testing.assert_allclose(mean, reference_attention(q, k, v, start, end), atol=0.25)

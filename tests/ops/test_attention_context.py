@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from glm_jax.ops.attention import LayerPrefix, attention
+from glm_jax.ops.attention import Dropout, LayerPrefix, attention, reference_attention
 from glm_jax.ops.attention.context import (
     LocalAttention,
     check_length,
@@ -14,6 +14,7 @@ from glm_jax.ops.attention.context import (
     from_zigzag,
     to_zigzag,
 )
+from glm_jax.ops.attention.dropout import Drops
 from glm_jax.ops.attention.sharded import sharded_attention
 from glm_jax.sharding import MeshConfig, make_mesh
 
@@ -122,6 +123,29 @@ def test_rows_in_zigzag_order_give_what_one_device_gives(way, implementation, me
             got = ours(q, k, v, prefix, weights, bounds)
         for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(right), strict=True):
             np.testing.assert_allclose(mine, theirs, atol=1e-5, rtol=1e-5, err_msg=pattern)
+
+
+def test_dropout_goes_with_the_queries_of_rows_that_are_cut():
+    q, k, v, prefix, weights = inputs(2)
+    bounds = ranges("blank infilling") + P
+    words = Dropout(0.3, jax.random.key(0)).words(q)
+
+    def dropped(q, k, v, k_start, k_end, prefix):
+        keys, values = prefix.before(k, v)
+        return reference_attention(q, keys, values, k_start, k_end, drops=Drops(0.3, words))
+
+    def cut(q, k, v, k_start, k_end, prefix):
+        local = LocalAttention("reference", dropout=0.3)
+        turned = (to_zigzag(x, 4, 1) for x in (q, k, v, k_start, k_end))
+        own = to_zigzag(words, 4, 1)
+        out = sharded_attention(local, *turned, prefix=prefix, order="zigzag", words=own)
+        return from_zigzag(out, 4, 1)
+
+    right = value_and_gradients(dropped)(q, k, v, prefix, weights, bounds)
+    with jax.set_mesh(make_mesh(MESHES["context=4"])):
+        got = value_and_gradients(cut)(q, k, v, prefix, weights, bounds)
+    for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("queries", [1, T // 4])

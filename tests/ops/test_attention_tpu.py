@@ -13,6 +13,7 @@ from jax.sharding import AxisType
 
 from glm_jax.ops.attention import attention, tpu
 from glm_jax.ops.attention.context import LocalAttention
+from glm_jax.ops.attention.dropout import keeps
 from glm_jax.ops.attention.sharded import sharded_attention
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.kernel import Plan, range_attention
@@ -23,23 +24,27 @@ FORWARD = Blocks(queries=8, lanes=16, keys=16, step=8, unit=4, heads=2)
 BACKWARD = Blocks(queries=8, lanes=8, keys=16, step=8, unit=4)
 PLANS = {
     # Two blocks of keys forward, two segments backward.
-    "segments": Plan(FORWARD, BACKWARD, True),
+    "segments": Plan(FORWARD, BACKWARD, interpret=True),
     "in place": Plan(
         dataclasses.replace(FORWARD, in_place=True),
         dataclasses.replace(BACKWARD, in_place=True),
-        True,
+        interpret=True,
     ),
     # All keys at once, and several tiles of queries in a program.
     "whole": Plan(
         Blocks(queries=16, lanes=8, keys=32, step=8, unit=4, part=4),
         Blocks(queries=16, lanes=8, keys=32, step=16, unit=4, heads=2, part=2),
-        True,
+        interpret=True,
     ),
 }
 
 
-def numpy_attention(q, k, v, starts, ends, d_out):
-    """Output, dq, dk, dv in float64, one query of one head at a time."""
+def numpy_attention(q, k, v, starts, ends, d_out, kept=None):
+    """Output, dq, dk, dv in float64, one query of one head at a time.
+
+    ``kept`` [B, T, N, S] multiplies the probabilities: dropout.
+    """
+    kept = np.ones((*q.shape[:3], k.shape[1])) if kept is None else kept
     q, k, v, d_out = (np.asarray(x, np.float64) for x in (q, k, v, d_out))
     out, dq, dk, dv = (np.zeros_like(x) for x in (q, q, k, v))
     for b, t, n in np.ndindex(q.shape[:3]):
@@ -49,9 +54,11 @@ def numpy_attention(q, k, v, starts, ends, d_out):
         scores = k[b, keys, head] @ q[b, t, n] * q.shape[-1] ** -0.5
         probs = np.exp(scores - scores.max())
         probs /= probs.sum()
-        out[b, t, n] = probs @ v[b, keys, head]
-        dv[b, keys, head] += probs[:, None] * d_out[b, t, n]
-        d_scores = probs * (v[b, keys, head] @ d_out[b, t, n] - out[b, t, n] @ d_out[b, t, n])
+        keep = kept[b, t, n, keys]
+        out[b, t, n] = (probs * keep) @ v[b, keys, head]
+        dv[b, keys, head] += (probs * keep)[:, None] * d_out[b, t, n]
+        d_probs = keep * (v[b, keys, head] @ d_out[b, t, n])
+        d_scores = probs * (d_probs - out[b, t, n] @ d_out[b, t, n])
         d_scores *= q.shape[-1] ** -0.5
         dq[b, t, n] = d_scores @ k[b, keys, head]
         dk[b, keys, head] += d_scores[:, None] * q[b, t, n]
@@ -59,10 +66,11 @@ def numpy_attention(q, k, v, starts, ends, d_out):
 
 
 @functools.cache
-def compiled(name: str):
+def compiled(name: str, rate: float = 0.0):
     @jax.jit
-    def run(q, k, v, starts, ends, d_out):
-        attend = lambda q, k, v: range_attention(PLANS[name], q, k, v, starts, ends)
+    def run(q, k, v, starts, ends, d_out, words=None):
+        plan = PLANS[name]._replace(dropout=rate)
+        attend = lambda q, k, v: range_attention(plan, q, k, v, starts, ends, words)
         out, pull = jax.vjp(attend, q, k, v)
         return out, *pull(d_out)
 
@@ -119,6 +127,19 @@ def test_values_and_gradients_over_stretches_of_ranges(name, drawn, seed):
 def test_values_and_gradients_where_every_query_has_its_own_range(name, seed):
     ends = np.random.default_rng(seed).integers(0, S + 1, size=(2, B, T)).astype(np.int32)
     check(name, ends[0], ends[1], seed)  # half of them empty
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_dropout_is_that_of_the_words_forward_and_backward(name):
+    q, k, v, d_out = inputs(2)
+    rng = np.random.default_rng(2)
+    starts, ends = np.sort(rng.integers(0, S + 1, size=(2, B, T)), axis=0).astype(np.int32)
+    words = rng.integers(-(2**31), 2**31, size=(B, T, N)).astype(np.int32)
+    kept = np.asarray(keeps(0.3, words[..., None], np.arange(S, dtype=np.int32))) / 0.7
+    ours = compiled(name, 0.3)(q, k, v, starts, ends, d_out, words)
+    theirs = numpy_attention(q, k, v, starts, ends, d_out, kept)
+    for mine, right in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, right, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", PLANS)

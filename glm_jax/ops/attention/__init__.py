@@ -12,16 +12,13 @@ from jaxtyping import Array, Float, Int
 
 from glm_jax.ops.attention.chunked import chunked_attention
 from glm_jax.ops.attention.context import LocalAttention, Order
+from glm_jax.ops.attention.dropout import Dropout, Drops
 from glm_jax.ops.attention.in_place import in_place_attention, reads_in_place
 from glm_jax.ops.attention.prefix import LayerPrefix
-from glm_jax.ops.attention.reference import (
-    Dropout,
-    heads_first_attention,
-    reference_attention,
-)
+from glm_jax.ops.attention.reference import heads_first_attention, reference_attention
 from glm_jax.ops.attention.sharded import sharded_attention
 from glm_jax.ops.attention.tpu import on_tpu, vmem, why_not
-from glm_jax.sharding import ways
+from glm_jax.sharding import constrain, ways
 
 Form = Literal["reference", "chunked", "tpu"]
 Implementation = Literal["auto"] | Form
@@ -49,29 +46,33 @@ def attention(
     Args:
       implementation: ``reference`` holds all [T, S] scores; ``chunked`` needs memory linear in T
         and S and skips blocks that no query sees; ``tpu`` does the same as one kernel; ``auto``
-        is ``tpu`` on TPUs where that takes the call (see ``tpu.why_not``; dropout it leaves, and
-        decoding has ``in_place_attention``), and chooses by size elsewhere, on GPUs as well: XLA's
+        is ``tpu`` on TPUs where that takes the call (see ``tpu.why_not``; decoding has
+        ``in_place_attention``), and chooses by size elsewhere, on GPUs as well: XLA's
         own fusions, unmeasured.
-      dropout: rate and key for dropping attention probabilities.
+      dropout: rate and key for dropping attention probabilities; every implementation drops the
+        same.
       prefix: keys before those of every row; the runs count it.
       order: where the tokens of ``q``, ``k`` and ``v`` lie if their rows are cut over the mesh's
         ``context`` axis; runs count keys in the row's own order in any case.
 
     Raises:
       ValueError: heads that do not divide, an unknown implementation, ``tpu`` for a call that the
-        kernel does not take, or rows in zig-zag order that cannot be cut so or with dropout.
+        kernel does not take, or rows in zig-zag order that cannot be cut so.
     """
-    form = _chosen(q, k, implementation, dropped=dropout is not None)
-    cut = ways("length") > 1
-    if dropout is not None and cut and order != "natural":
-        raise ValueError("attention dropout has no form for rows in zig-zag order")
-    if form == "tpu" or (cut and dropout is None):
-        local = LocalAttention(form, vmem() if form == "tpu" else 0)
-        return sharded_attention(local, q, k, v, k_start, k_end, prefix=prefix, order=order)
+    form, drops = _chosen(q, k, implementation), None
+    if dropout is not None:
+        words = constrain(dropout.words(q), "batch", "length", "heads")
+        drops = Drops(dropout.rate, words)
+    if form == "tpu" or ways("length") > 1:
+        local = LocalAttention(form, vmem() if form == "tpu" else 0, drops.rate if drops else 0.0)
+        return sharded_attention(
+            local, q, k, v, k_start, k_end,
+            prefix=prefix, order=order, words=drops.words if drops else None,
+        )  # fmt: skip
     if prefix is not None:
         k, v = prefix.before(k, v)
     attend = reference_attention if form == "reference" else chunked_attention
-    return attend(q, k, v, k_start, k_end, dropout=dropout)
+    return attend(q, k, v, k_start, k_end, drops=drops)
 
 
 def cached_attention(
@@ -91,11 +92,11 @@ def cached_attention(
     return attention(q, *turned, k_start, k_end, implementation=form)
 
 
-def _chosen(q, k, implementation: Implementation, *, dropped: bool = False) -> Form:
+def _chosen(q, k, implementation: Implementation) -> Form:
     """What ``auto`` stands for; raises ValueError for what cannot be."""
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"{q.shape[2]} query heads do not divide among {k.shape[2]} kv heads")
-    refused = why_not(q, k, dropout=dropped)
+    refused = why_not(q, k)
     if implementation == "auto" and on_tpu() and not refused:
         implementation = "tpu"
     if implementation == "auto":

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from glm_jax.ops.attention.reference import HIDDEN, Dropout, visible
+from glm_jax.ops.attention.dropout import Drops, drop
+from glm_jax.ops.attention.reference import HIDDEN, visible
 
 
 class _Statics(NamedTuple):
@@ -37,14 +38,13 @@ def chunked_attention(
     *,
     q_block: int = 256,
     k_block: int = 512,
-    dropout: Dropout | None = None,
+    drops: Drops | None = None,
 ) -> Float[Array, "B T N H"]:
     """See ``glm_jax.ops.attention.attention``; rows are padded to whole blocks inside."""
-    statics = _Statics(q_block, k_block, dropout.rate if dropout else 0.0).within(q, k)
+    statics = _Statics(q_block, k_block, drops.rate if drops else 0.0).within(q, k)
     blocks = _blocks(statics, q, k, v, k_start, k_end)
-    key = dropout.key if dropout else jax.random.key(0)
-    out = _attend(statics, *blocks, jax.random.key_data(key))
-    return _rows(out, q)
+    words = _pad(drops.words, statics.q_block).reshape(blocks[0].shape[:4]) if drops else None
+    return _rows(_attend(statics, *blocks, words), q)
 
 
 def chunked_forward(
@@ -123,11 +123,12 @@ def _key_blocks(starts: Int[Array, "B T"], ends: Int[Array, "B T"], size: int):
     return jnp.minimum(low, high) // size, (high + size - 1) // size
 
 
-def _keep(statics: _Statics, seed: Array, i: Array, j: Array, shape) -> Array | float:
-    if not statics.dropout_rate:
-        return 1.0
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(seed), i), j)
-    return Dropout(statics.dropout_rate, key).keep(shape)
+def _dropped(statics: _Statics, x: Float[Array, "B K G T S"], words, first_key: Array) -> Array:
+    """``x`` after dropout; ``words`` [B, T, K, G], or None for no dropout."""
+    if words is None:
+        return x
+    keys = first_key + jnp.arange(x.shape[-1], dtype=jnp.int32)
+    return drop(statics.dropout_rate, x, words.transpose(0, 2, 3, 1)[..., None], keys)
 
 
 def _scores(q, k_block, starts, ends, first_key):
@@ -137,8 +138,8 @@ def _scores(q, k_block, starts, ends, first_key):
     return jnp.where(seen, scores, HIDDEN), seen
 
 
-def _forward_block(statics, q, k, v, starts, ends, seed, i):
-    """Output [B, T, K, G, H] and log-sum-exp [B, K, G, T] of query block ``i``."""
+def _forward_block(statics, q, k, v, starts, ends, words):
+    """Output [B, T, K, G, H] and log-sum-exp [B, K, G, T] of one block of queries."""
     size = statics.k_block
     b, t, groups, per_group, h = q.shape
 
@@ -148,7 +149,7 @@ def _forward_block(statics, q, k, v, starts, ends, seed, i):
         new_top = jnp.maximum(top, scores.max(axis=-1))
         shrink = jnp.exp(top - new_top)
         weights = jnp.where(seen, jnp.exp(scores - new_top[..., None]), 0.0)
-        kept = (weights * _keep(statics, seed, i, j, weights.shape)).astype(v.dtype)
+        kept = _dropped(statics, weights, words, j * size).astype(v.dtype)
         part = jnp.einsum(
             "BKGTS,BSKH->BKGTH", kept, _block(v, j, size), preferred_element_type=jnp.float32
         )
@@ -177,20 +178,20 @@ def _join(x: Array) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(statics, q, k, v, starts, ends, seed):
-    return _attend_fwd(statics, q, k, v, starts, ends, seed)[0]
+def _attend(statics, q, k, v, starts, ends, words):
+    return _attend_fwd(statics, q, k, v, starts, ends, words)[0]
 
 
-def _attend_fwd(statics, q, k, v, starts, ends, seed):
-    blocks = [_split(x, statics.q_block) for x in (q, starts, ends)]
+def _attend_fwd(statics, q, k, v, starts, ends, words):
+    blocks = jax.tree.map(lambda x: _split(x, statics.q_block), (q, starts, ends, words))
 
     def one(xs):
-        i, qb, sb, eb = xs
-        return _forward_block(statics, qb, k, v, sb, eb, seed, i)
+        qb, sb, eb, wb = xs
+        return _forward_block(statics, qb, k, v, sb, eb, wb)
 
-    out, lse = jax.lax.map(one, (jnp.arange(blocks[0].shape[0]), *blocks))
+    out, lse = jax.lax.map(one, blocks)
     out = _join(out)
-    return out, (q, k, v, starts, ends, seed, out, lse)
+    return out, (q, k, v, starts, ends, words, out, lse)
 
 
 def _attend_bwd(statics, saved, d_out):
@@ -201,12 +202,12 @@ def _attend_bwd(statics, saved, d_out):
 
 def _gradients(statics, saved, d_out, dq_dtype):
     """dq, and in float32 dk and dv."""
-    q, k, v, starts, ends, seed, out, lse = saved
+    q, k, v, *others, lse = saved
     size = statics.k_block
-    split = [_split(x, statics.q_block) for x in (q, starts, ends, out, d_out)]
+    split = jax.tree.map(lambda x: _split(x, statics.q_block), (q, *others, d_out))
 
     def one(totals, xs):
-        i, qb, sb, eb, ob, gb, lse_b = xs
+        qb, sb, eb, wb, ob, gb, lse_b = xs
         delta = jnp.einsum("BTKGH,BTKGH->BKGT", ob, gb, preferred_element_type=jnp.float32)
 
         def body(j, carry):
@@ -214,10 +215,10 @@ def _gradients(statics, saved, d_out, dq_dtype):
             kb, vb = _block(k, j, size), _block(v, j, size)
             scores, seen = _scores(qb, kb, sb, eb, j * size)
             probs = jnp.where(seen, jnp.exp(scores - lse_b[..., None]), 0.0)
-            keep = _keep(statics, seed, i, j, probs.shape)
-            d_v = jnp.einsum("BKGTS,BTKGH->BSKH", (probs * keep).astype(gb.dtype), gb)
+            dropped = functools.partial(_dropped, statics, words=wb, first_key=j * size)
+            d_v = jnp.einsum("BKGTS,BTKGH->BSKH", dropped(probs).astype(gb.dtype), gb)
             d_kept = jnp.einsum("BTKGH,BSKH->BKGTS", gb, vb, preferred_element_type=jnp.float32)
-            d_scores = (probs * (d_kept * keep - delta[..., None])).astype(qb.dtype)
+            d_scores = (probs * (dropped(d_kept) - delta[..., None])).astype(qb.dtype)
             d_k = jnp.einsum("BKGTS,BTKGH->BSKH", d_scores, qb)
             dq = dq + jnp.einsum("BKGTS,BSKH->BTKGH", d_scores, kb)
             return dq, _accumulate(dk, d_k, j, size), _accumulate(dv, d_v, j, size)
@@ -228,7 +229,7 @@ def _gradients(statics, saved, d_out, dq_dtype):
         return tuple(totals), dq.astype(dq_dtype)
 
     zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
-    (dk, dv), dq = jax.lax.scan(one, zeros, (jnp.arange(lse.shape[0]), *split, lse))
+    (dk, dv), dq = jax.lax.scan(one, zeros, (*split, lse))
     return _join(dq), dk, dv
 
 

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from glm_jax.ops.attention.dropout import Drops, drop
+
 # Scores of hidden keys. Finite, so that a query which sees nothing yields zeros and not NaN.
 HIDDEN = -1e30
-
-
-class Dropout(NamedTuple):
-    """Drop attention probabilities with this rate, drawn from this key."""
-
-    rate: float
-    key: Array
-
-    def keep(self, shape: tuple[int, ...]) -> Float[Array, "..."]:
-        """0 for what is dropped, ``1 / (1 - rate)`` for what stays."""
-        kept = jax.random.bernoulli(self.key, 1 - self.rate, shape)
-        return kept.astype(jnp.float32) / (1 - self.rate)
 
 
 def visible(
@@ -39,10 +27,10 @@ def reference_attention(
     k_start: Int[Array, "B T"],
     k_end: Int[Array, "B T"],
     *,
-    dropout: Dropout | None = None,
+    drops: Drops | None = None,
 ) -> Float[Array, "B T N H"]:
     """See ``glm_jax.ops.attention.attention``."""
-    return _attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), k_start, k_end, dropout)[0]
+    return _attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), k_start, k_end, drops)[0]
 
 
 def heads_first_attention(
@@ -67,7 +55,7 @@ def reference_forward(
     return _attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), k_start, k_end, None)
 
 
-def _attend(q, k, v, k_start, k_end, dropout: Dropout | None):
+def _attend(q, k, v, k_start, k_end, drops: Drops | None):
     b, t, n, h = q.shape
     groups, s = k.shape[1:3]
     # Heads first, and the queries of a group as one long row: plain batched matrix products, which
@@ -82,8 +70,9 @@ def _attend(q, k, v, k_start, k_end, dropout: Dropout | None):
     total = weights.sum(axis=-1, keepdims=True)
     safe = jnp.where(total == 0.0, 1.0, total)
     probs = weights / safe
-    if dropout is not None:
-        probs = probs * dropout.keep(probs.shape)
+    if drops is not None:
+        words = drops.words.reshape(b, t, groups, -1, 1).transpose(0, 2, 3, 1, 4)
+        probs = drop(drops.rate, probs, words, jnp.arange(s))
     probs = probs.reshape(b, groups, -1, s).astype(v.dtype)
     out = jnp.einsum("BKXS,BKSH->BKXH", probs, v).reshape(b, groups, -1, t, h)
     lse = (top + jnp.log(safe)).transpose(0, 3, 1, 2, 4).reshape(b, t, n)

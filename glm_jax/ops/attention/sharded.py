@@ -32,18 +32,20 @@ def sharded_attention(
     prefix: LayerPrefix | None = None,
     order: Order = "natural",
     way: Way | None = None,
+    words: Int[Array, "B T N"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """See ``glm_jax.ops.attention.attention``.
 
     Args:
       way: how rows that are cut over ``context`` are attended to; None: ``context.choose_way``.
+      words: of dropout; all keys are then gathered, as a key's number in its row decides.
     """
     if prefix is None:
         prefix = LayerPrefix(*jnp.zeros((2, 0, *k.shape[2:]), k.dtype))
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
         k, v = prefix.before(k, v)
-        return local(q, k, v, k_start, k_end)
+        return local(q, k, v, k_start, k_end, words)
     axis, shards = RULES["length"][0], ways("length")
     if order == "zigzag":
         context.check_length(q.shape[1], order, shards)
@@ -58,6 +60,8 @@ def sharded_attention(
         way = None
     elif not length:
         way = "spread"
+    elif words is not None:
+        way = "gather"
     elif way is None:
         way = context.choose_way(
             queries=q.shape[1],
@@ -68,20 +72,21 @@ def sharded_attention(
             own_keys=q.shape[1] == k.shape[1],
         )
 
-    def shard(q, k, v, prefix, k_start, k_end):
+    def shard(q, k, v, prefix, k_start, k_end, words):
         if heads != kv_heads:
             pick = functools.partial(_own_key_head, q, groups=groups, axes=heads)
             k, v, prefix = pick(k), pick(v), LayerPrefix(*(pick(x[None])[0] for x in prefix))
         if way is None:
             k, v = prefix.before(k, v)
-            return local(q, k, v, k_start, k_end)
+            return local(q, k, v, k_start, k_end, words)
         if way == "spread":
             scatter = bool(length)
             return context.spread_attention(
                 local, axis, q, k, v, prefix, k_start, k_end, scatter=scatter
             )
-        attend = context.gather_attention if way == "gather" else context.ring_attention
-        return attend(local, axis, order, q, k, v, prefix, k_start, k_end)
+        if way == "ring":
+            return context.ring_attention(local, axis, order, q, k, v, prefix, k_start, k_end)
+        return context.gather_attention(local, axis, order, q, k, v, prefix, k_start, k_end, words)
 
     groups = q.shape[2] // k.shape[2]
     asked = () if way == "spread" else length
@@ -90,10 +95,10 @@ def sharded_attention(
     return jax.shard_map(
         shard,
         mesh=mesh,
-        in_specs=(rows, keys, keys, before, ranges, ranges),
+        in_specs=(rows, keys, keys, before, ranges, ranges, rows),
         out_specs=PartitionSpec(batch, length, heads),
         check_vma=False,
-    )(q, k, v, prefix, k_start, k_end)
+    )(q, k, v, prefix, k_start, k_end, words)
 
 
 def _axes(entry) -> tuple[str, ...]:

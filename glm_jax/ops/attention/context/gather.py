@@ -23,10 +23,11 @@ def gather_attention(
     prefix: LayerPrefix,
     k_start: Int[Array, "B T"],
     k_end: Int[Array, "B T"],
+    words: Int[Array, "B T N"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """One shard's part, under ``jax.shard_map``: T and S count what it holds, ranges all keys."""
     keys, values = prefix.before(_all(k, axis, order), _all(v, axis, order))
-    return local(q, keys, values, k_start, k_end)
+    return local(q, keys, values, k_start, k_end, words)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

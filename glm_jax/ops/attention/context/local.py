@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from glm_jax.ops.attention.chunked import chunked_attention, chunked_backward, chunked_forward
+from glm_jax.ops.attention.dropout import Drops
 from glm_jax.ops.attention.reference import HIDDEN, reference_attention, reference_forward
 from glm_jax.ops.attention.tpu import kernel
 from glm_jax.ops.attention.tpu.blocks import Problem, choose
@@ -25,6 +26,8 @@ class LocalAttention:
     implementation: Literal["reference", "chunked", "tpu"]
     vmem: int = 0
     """Bytes of fast memory of one core, for ``tpu``."""
+    dropout: float = 0.0
+    """Rate, where it is called with words."""
     interpret: bool = False
     """Run the kernel on any device, slowly, for tests."""
 
@@ -35,12 +38,18 @@ class LocalAttention:
         v: Float[Array, "B S K H"],
         k_start: Int[Array, "B T"],
         k_end: Int[Array, "B T"],
+        words: Int[Array, "B T N"] | None = None,
     ) -> Float[Array, "B T N H"]:
-        """See ``glm_jax.ops.attention.attention``; differentiable."""
+        """See ``glm_jax.ops.attention.attention``; differentiable.
+
+        Args:
+          words: of ``Dropout.words``; None: nothing is dropped.
+        """
         if self.implementation == "tpu":
-            return kernel.range_attention(self._plan(q, k), q, k, v, k_start, k_end)
+            return kernel.range_attention(self._plan(q, k), q, k, v, k_start, k_end, words)
         attend = reference_attention if self.implementation == "reference" else chunked_attention
-        return attend(q, k, v, k_start, k_end)
+        drops = None if words is None else Drops(self.dropout, words)
+        return attend(q, k, v, k_start, k_end, drops=drops)
 
     def forward(
         self, q: Array, k: Array, v: Array, k_start: Array, k_end: Array
@@ -48,7 +57,7 @@ class LocalAttention:
         """Output over these keys alone and natural log-sum-exp of their scores, ``HIDDEN`` where a
         query sees none of them. Arguments as ``__call__``; not differentiable."""
         if self.implementation == "tpu":
-            out, saved = kernel._forward(self._plan(q, k), q, k, v, k_start, k_end)
+            out, saved = kernel._forward(self._plan(q, k), q, k, v, k_start, k_end, None)
             lse = saved[-1] * math.log(2)
         else:
             whole = self.implementation == "reference"
@@ -74,7 +83,7 @@ class LocalAttention:
           lse: the same, natural; ``EMPTY`` where a query sees none at all.
         """
         if self.implementation == "tpu":
-            saved = q, k, v, k_start, k_end, out, lse * math.log2(math.e)
+            saved = q, k, v, k_start, k_end, None, out, lse * math.log2(math.e)
             grads = kernel._backward(self._plan(q, k), saved, d_out)[:3]
         else:
             whole = self.implementation == "reference"
@@ -94,4 +103,4 @@ class LocalAttention:
             itemsize=q.dtype.itemsize,
             vmem=self.vmem,
         )
-        return kernel.Plan(*choose(problem), self.interpret)
+        return kernel.Plan(*choose(problem), self.dropout, self.interpret)

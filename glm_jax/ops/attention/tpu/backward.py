@@ -20,14 +20,15 @@ from jaxtyping import Array, Float, Int
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.layout import gather_rows, scatter_rows
 from glm_jax.ops.attention.tpu.tables import Fetches, Spans
-from glm_jax.ops.attention.tpu.tiles import dot, hide, to_base_2, walk
+from glm_jax.ops.attention.tpu.tiles import dot, dropped, hide, to_base_2, walk
 
 
-def _kernel(*refs, blocks: Blocks, groups: int):
+def _kernel(*refs, blocks: Blocks, groups: int, dropout: float):
     table = Spans(*refs[:6])
-    q_ref, grad_ref, lse_ref, delta_ref, k_ref, k_turned_ref, v_ref, ranges_ref = refs[9:17]
-    dq_ref, dk_ref, dv_ref, sum_ref = refs[17:21]
-    rows_ref, grads_ref = refs[21:] if blocks.in_place else (q_ref.at[0], grad_ref.at[0])
+    q_ref, grad_ref, lse_ref, delta_ref, k_ref, k_turned_ref, v_ref, ranges_ref, *refs = refs[9:]
+    words_ref = refs.pop(0) if dropout else None
+    dq_ref, dk_ref, dv_ref, sum_ref, *in_place = refs
+    rows_ref, grads_ref = in_place if blocks.in_place else (q_ref.at[0], grad_ref.at[0])
     b, i = pl.program_id(0), pl.program_id(2)
 
     @pl.when(i == 0)
@@ -46,8 +47,12 @@ def _kernel(*refs, blocks: Blocks, groups: int):
         if masked:
             scores = hide(scores, ranges_ref[0, :, lanes], first_key)
         probs = jnp.exp2(scores - lse_ref[0, head, :, lanes])
-        dv_ref[0, head, keys, :] += dot(probs.astype(grad.dtype), grad, (1, 1))
-        d_probs = dot(v_ref[0, head, keys, :], grad, (1, 0))
+        keep = lambda x: x
+        if words_ref is not None:
+            words = words_ref[0, head, :, lanes]
+            keep = functools.partial(dropped, dropout, words=words, first_key=first_key)
+        dv_ref[0, head, keys, :] += dot(keep(probs).astype(grad.dtype), grad, (1, 1))
+        d_probs = keep(dot(v_ref[0, head, keys, :], grad, (1, 0)))
         d_scores = (probs * (d_probs - delta_ref[0, head, :, lanes])).astype(q.dtype)
         dk_ref[0, head, keys, :] += dot(d_scores, q, (1, 1))
         sum_ref[head, :, lanes] += dot(k_turned_ref[0, head, :, keys], d_scores, (1, 0))
@@ -60,7 +65,9 @@ def _kernel(*refs, blocks: Blocks, groups: int):
         scatter_rows(dq_ref, head, sum_ref[head], groups=groups)
 
 
-@functools.partial(jax.jit, static_argnames=("blocks", "groups", "interpret", "dq_dtype"))
+@functools.partial(
+    jax.jit, static_argnames=("blocks", "groups", "dropout", "dq_dtype", "interpret")
+)
 def backward(
     q: Float[Array, "B K H R"] | Float[Array, "B T N*H"],
     d_out: Float[Array, "B K H R"] | Float[Array, "B T N*H"],
@@ -71,10 +78,12 @@ def backward(
     ranges: Int[Array, "B 2 R"],
     table: Spans,
     fetch: Fetches,
+    words: Int[Array, "B K 1 R"] | None = None,
     *,
     blocks: Blocks,
     groups: int,
     dq_dtype,
+    dropout: float = 0.0,
     interpret: bool = False,
 ) -> tuple[Array, Float[Array, "B K S H"], Float[Array, "B K S H"]]:
     """Gradients for one segment, S = ``blocks.keys``: dq like ``q``; dk and dv in float32.
@@ -83,7 +92,7 @@ def backward(
     """
     (b, kv_heads, _, h), total = k.shape, ranges.shape[2]
     rows, keys, heads = groups * blocks.queries, blocks.keys, blocks.heads
-    q_blocks = total // rows
+    q_blocks, drops = total // rows, words is not None
 
     def of_rows(b, n, i, *scalars):
         return b, n, 0, scalars[-1][b * q_blocks + i]
@@ -116,6 +125,7 @@ def backward(
             pl.BlockSpec((1, heads, h, keys), of_keys),
             whole,
             pl.BlockSpec((1, 2, rows), lambda b, n, i, *s: (b, 0, s[-1][b * q_blocks + i])),
+            *[flat] * drops,
         ],
         out_specs=[
             result,
@@ -128,7 +138,7 @@ def backward(
         ],
     )
     return pl.pallas_call(
-        functools.partial(_kernel, blocks=blocks, groups=groups),
+        functools.partial(_kernel, blocks=blocks, groups=groups, dropout=dropout * drops),
         grid_spec=spec,
         out_shape=[
             jax.ShapeDtypeStruct(q.shape, dq_dtype),
@@ -144,4 +154,4 @@ def backward(
             batch=b, kv_heads=kv_heads, groups=groups, row=total // groups, slots=keys
         ),
         interpret=interpret,
-    )(*table, *fetch, q, d_out, lse, delta, k, k.mT, v, ranges)
+    )(*table, *fetch, q, d_out, lse, delta, k, k.mT, v, ranges, *[words] * drops)

@@ -25,11 +25,9 @@ def vmem() -> int:
         return SMALLEST_VMEM
 
 
-def why_not(q: Array, k: Array, *, dropout: bool) -> str | None:
+def why_not(q: Array, k: Array) -> str | None:
     """What keeps the kernel from this call; None if nothing does."""
     head_dim, rows = q.shape[3], q.shape[1] * (q.shape[2] // k.shape[2])
-    if dropout:
-        return "it has no dropout"
     if q.dtype not in (jnp.bfloat16, jnp.float32) or k.dtype != q.dtype:
         return f"q is {q.dtype} and k is {k.dtype}; it takes bfloat16 or float32, both alike"
     if head_dim % 16 or head_dim > 256:

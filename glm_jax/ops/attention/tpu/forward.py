@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.layout import gather_rows, scatter_rows
 from glm_jax.ops.attention.tpu.tables import Fetches, Spans
-from glm_jax.ops.attention.tpu.tiles import HIDDEN, dot, hide, to_base_2, walk
+from glm_jax.ops.attention.tpu.tiles import HIDDEN, dot, dropped, hide, to_base_2, walk
 
 # Hidden scores lie below the lowest possible maximum, so that a row which has seen nothing yet
 # weighs them with 2 ** (HIDDEN - LOWEST) = 0 and not with 2 ** 0.
@@ -29,10 +29,12 @@ LOWEST = 0.5 * HIDDEN
 EMPTY = 1e30
 
 
-def _kernel(*refs, blocks: Blocks, groups: int):
+def _kernel(*refs, blocks: Blocks, groups: int, dropout: float):
     table = Spans(*refs[:6])
-    q_ref, k_ref, v_ref, ranges_ref, out_ref, lse_ref, top_ref, total_ref, sum_ref = refs[9:18]
-    rows_ref = refs[18] if blocks.in_place else q_ref.at[0]
+    q_ref, k_ref, v_ref, ranges_ref, *refs = refs[9:]
+    words_ref = refs.pop(0) if dropout else None
+    out_ref, lse_ref, top_ref, total_ref, sum_ref, *in_place = refs
+    rows_ref = in_place[0] if blocks.in_place else q_ref.at[0]
     b, i, j = pl.program_id(0), pl.program_id(2), pl.program_id(3)
 
     @pl.when(j == 0)
@@ -55,6 +57,8 @@ def _kernel(*refs, blocks: Blocks, groups: int):
         top_ref[head, :, lanes] = top
         added = weights.sum(axis=0, keepdims=True)
         total_ref[head, :, lanes] = total_ref[head, :, lanes] * shrink + added
+        if words_ref is not None:
+            weights = dropped(dropout, weights, words_ref[0, head, :, lanes], first_key)
         part = dot(v_ref[0, head, :, keys], weights.astype(v_ref.dtype), (1, 0))
         sum_ref[head, :, lanes] = sum_ref[head, :, lanes] * shrink + part
 
@@ -73,7 +77,7 @@ def _kernel(*refs, blocks: Blocks, groups: int):
             scatter_rows(out_ref, head, sum_ref[head] / safe[head], groups=groups)
 
 
-@functools.partial(jax.jit, static_argnames=("blocks", "groups", "interpret"))
+@functools.partial(jax.jit, static_argnames=("blocks", "groups", "dropout", "interpret"))
 def forward(
     q: Float[Array, "B K H R"] | Float[Array, "B T N*H"],
     k: Float[Array, "B K S H"],
@@ -81,15 +85,20 @@ def forward(
     ranges: Int[Array, "B 2 R"],
     table: Spans,
     fetch: Fetches,
+    words: Int[Array, "B K 1 R"] | None = None,
     *,
     blocks: Blocks,
     groups: int,
+    dropout: float = 0.0,
     interpret: bool = False,
 ) -> tuple[Float[Array, "B K H R"] | Float[Array, "B T N*H"], Float[Array, "B K 1 R"]]:
     """Output, like ``q``, and base-2 log-sum-exp of every row.
 
     Rows are laid out [block of queries, head of the group, query of the block] and their queries
     scaled by ``to_base_2``; with ``blocks.in_place`` queries are as the network has them.
+
+    Args:
+      words: where weights are dropped, at this rate.
     """
     (b, kv_heads, h, _), total = v.shape, ranges.shape[2]
     rows, heads = groups * blocks.queries, blocks.heads
@@ -111,6 +120,7 @@ def forward(
     def of_values(b, n, i, j, *scalars):
         return b, n, 0, key_block(b, i, j, *scalars[-3:-1])
 
+    drops = words is not None
     in_place = 1, blocks.queries, heads * groups * h
     of_program = in_place if blocks.in_place else (1, heads, h, rows)
     spec = pltpu.PrefetchScalarGridSpec(
@@ -121,6 +131,7 @@ def forward(
             pl.BlockSpec((1, heads, blocks.keys, h), of_keys),
             pl.BlockSpec((1, heads, h, blocks.keys), of_values),
             pl.BlockSpec((1, 2, rows), lambda b, n, i, j, *_: (b, 0, i)),
+            *[pl.BlockSpec((1, heads, 1, rows), lambda b, n, i, j, *_: (b, n, 0, i))] * drops,
         ],
         out_specs=[
             pl.BlockSpec(of_program, of_outputs),
@@ -134,7 +145,7 @@ def forward(
         ],
     )
     return pl.pallas_call(
-        functools.partial(_kernel, blocks=blocks, groups=groups),
+        functools.partial(_kernel, blocks=blocks, groups=groups, dropout=dropout * drops),
         grid_spec=spec,
         out_shape=[
             jax.ShapeDtypeStruct(q.shape, q.dtype),
@@ -149,4 +160,4 @@ def forward(
             batch=b, kv_heads=kv_heads, groups=groups, row=total // groups, slots=k.shape[2]
         ),
         interpret=interpret,
-    )(*table, *fetch, q, k, v, ranges)
+    )(*table, *fetch, q, k, v, ranges, *[words] * drops)

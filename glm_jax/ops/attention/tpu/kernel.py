@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from glm_jax.ops.attention.dropout import counted_from
 from glm_jax.ops.attention.tpu import layout, tables
 from glm_jax.ops.attention.tpu.backward import backward
 from glm_jax.ops.attention.tpu.blocks import Blocks
@@ -23,6 +24,8 @@ class Plan(NamedTuple):
 
     forward: Blocks
     backward: Blocks
+    dropout: float = 0.0
+    """Rate, where there are words."""
     interpret: bool = False
 
 
@@ -34,9 +37,10 @@ def range_attention(
     v: Float[Array, "B S K H"],
     k_start: Int[Array, "B T"],
     k_end: Int[Array, "B T"],
+    words: Int[Array, "B T N"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """See ``glm_jax.ops.attention.attention``; any T and S, padded inside to whole blocks."""
-    return _forward(plan, q, k, v, k_start, k_end)[0]
+    return _forward(plan, q, k, v, k_start, k_end, words)[0]
 
 
 def _rows(blocks: Blocks, x: Float[Array, "B T N H"], kv_heads: int) -> Float[Array, "B K H R"]:
@@ -71,7 +75,11 @@ def _scalars(blocks: Blocks, k_start: Array, k_end: Array, groups: int):
     return layout.range_rows(starts, ends, groups, blocks.queries), table, fetch
 
 
-def _forward(plan, q, k, v, k_start, k_end):
+def _word_rows(blocks: Blocks, words: Array | None, kv_heads: int) -> Array | None:
+    return None if words is None else _rows(blocks, words[..., None], kv_heads)
+
+
+def _forward(plan, q, k, v, k_start, k_end, words):
     (t, n, h), kv_heads, blocks = q.shape[1:], k.shape[2], plan.forward
     groups = n // kv_heads
     k_start, k_end = (jnp.clip(x, 0, k.shape[1]) for x in (k_start, k_end))
@@ -79,18 +87,18 @@ def _forward(plan, q, k, v, k_start, k_end):
     keys, values = (layout.pad(x, blocks.keys) for x in (k, v))
     out, lse = forward(
         queries, keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 3, 1),
-        *_scalars(blocks, k_start, k_end, groups),
-        blocks=blocks, groups=groups, interpret=plan.interpret,
+        *_scalars(blocks, k_start, k_end, groups), _word_rows(blocks, words, kv_heads),
+        blocks=blocks, groups=groups, dropout=plan.dropout, interpret=plan.interpret,
     )  # fmt: skip
     out = _from_queries(blocks, out, q, groups)
     lse = layout.from_rows(lse, groups, blocks.queries)[:, :t]
     # Named alike, so that a policy which keeps the output need not run the kernel again.
     out, lse = (checkpoint_name(x, "attention_out") for x in (out, lse[..., 0]))
-    return out, (q, k, v, k_start, k_end, out, lse)
+    return out, (q, k, v, k_start, k_end, words, out, lse)
 
 
 def _backward(plan, saved, d_out):
-    q, k, v, k_start, k_end, out, lse = saved
+    q, k, v, k_start, k_end, words, out, lse = saved
     s, h, kv_heads, blocks = k.shape[1], q.shape[3], k.shape[2], plan.backward
     groups = q.shape[2] // kv_heads
     delta = jnp.einsum("BTNH,BTNH->BTN", out, d_out, preferred_element_type=jnp.float32)
@@ -99,12 +107,15 @@ def _backward(plan, saved, d_out):
     lse, delta = (_rows(blocks, x[..., None], kv_heads) for x in (lse, delta))
     keys, values = (layout.pad(x, blocks.keys).transpose(0, 2, 1, 3) for x in (k, v))
     segments = keys.shape[2] // blocks.keys
+    drawn = _word_rows(blocks, words, kv_heads)
 
     def segment(keys, values, first, dq_dtype):
         starts, ends = (jnp.clip(x - first, 0, blocks.keys) for x in (k_start, k_end))
         return backward(
             queries, grads, lse, delta, keys, values, *_scalars(blocks, starts, ends, groups),
-            blocks=blocks, groups=groups, dq_dtype=dq_dtype, interpret=plan.interpret,
+            None if drawn is None else counted_from(first, drawn),
+            blocks=blocks, groups=groups, dropout=plan.dropout, dq_dtype=dq_dtype,
+            interpret=plan.interpret,
         )  # fmt: skip
 
     if segments == 1:
@@ -124,7 +135,7 @@ def _backward(plan, saved, d_out):
         dk, dv = join(dk), join(dv)
     dq = _from_queries(blocks, dq, q, groups) * h**-0.5
     dk, dv = (x.transpose(0, 2, 1, 3)[:, :s] for x in (dk * math.log(2), dv))
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None, None
 
 
 range_attention.defvjp(_forward, _backward)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Int
 
+from glm_jax.ops.attention.dropout import counted_from, drop
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.tables import Spans
 
@@ -83,6 +84,12 @@ def dot(x: Array, y: Array, contract: tuple[int, int]) -> Array:
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     dims = (((contract[0],), (contract[1],)), ((), ()))
     return jax.lax.dot_general(x, y, dims, precision=precision, preferred_element_type=jnp.float32)
+
+
+def dropped(rate: float, x: Array, words: Int[Array, "1 X"], first_key: Array) -> Array:
+    """``x`` [keys, rows] after dropout, whose words are of the rows."""
+    keys = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
+    return drop(rate, x, counted_from(first_key, words), keys)
 
 
 def hide(scores: Array, ranges: Int[Array, "2 X"], first_key: Array) -> Array:
