@@ -78,7 +78,7 @@ def causal_flops(source: str, operands: Sequence[str]) -> int | None:
     Args:
       source: the call's ``op_name``.
       operands: printed shapes. The queries are the first array with more than one axis,
-        [B, K, H, G * T] or [B, T, N * H]; the keys [B, K, S, H] the first other of four axes that
+        [B, K, H, G * T] or [B, N * H, T]; the keys [B, K, S, H] the first other of four axes that
         holds more than one number for each row.
     """
     names = [name for name in FLOPS_PER_CHANNEL if name in source]

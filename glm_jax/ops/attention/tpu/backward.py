@@ -69,8 +69,8 @@ def _kernel(*refs, blocks: Blocks, groups: int, dropout: float):
     jax.jit, static_argnames=("blocks", "groups", "dropout", "dq_dtype", "interpret")
 )
 def backward(
-    q: Float[Array, "B K H R"] | Float[Array, "B T N*H"],
-    d_out: Float[Array, "B K H R"] | Float[Array, "B T N*H"],
+    q: Float[Array, "B K H R"] | Float[Array, "B N*H T"],
+    d_out: Float[Array, "B K H R"] | Float[Array, "B N*H T"],
     lse: Float[Array, "B K 1 R"],
     delta: Float[Array, "B K 1 R"],
     k: Float[Array, "B K S H"],
@@ -101,16 +101,16 @@ def backward(
         return b, n, 0, 0
 
     def of_queries(b, n, i, *scalars):
-        return b, scalars[-1][b * q_blocks + i], n
+        return b, n, scalars[-1][b * q_blocks + i]
 
     big, result = (
         pl.BlockSpec((1, heads, h, rows), of_rows),
         pl.BlockSpec((1, heads, h, rows), lambda b, n, i, *_: (b, n, 0, i)),
     )
     if blocks.in_place:
-        shape = 1, blocks.queries, heads * groups * h
+        shape = 1, heads * groups * h, blocks.queries
         big = pl.BlockSpec(shape, of_queries)
-        result = pl.BlockSpec(shape, lambda b, n, i, *_: (b, i, n))
+        result = pl.BlockSpec(shape, lambda b, n, i, *_: (b, n, i))
     flat = pl.BlockSpec((1, heads, 1, rows), of_rows)
     whole = pl.BlockSpec((1, heads, keys, h), of_keys)
     spec = pltpu.PrefetchScalarGridSpec(

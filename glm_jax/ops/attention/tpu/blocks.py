@@ -35,7 +35,7 @@ class Blocks:
     """Queries of a tile that are left out together where they see none of the keys; 0: only a tile
     as a whole is. Parts want tiles of one head."""
     in_place: bool = False
-    """Queries and outputs are [B, T, N * H], and the program puts its rows together itself."""
+    """Queries and outputs are [B, N * H, T], and the program puts its rows together itself."""
 
     @property
     def tile(self) -> int:
@@ -78,7 +78,6 @@ class Problem(NamedTuple):
 # time, of one head or of several, hide the latency of the products; a tile of at most 256 queries
 # keeps rows of packed documents near what is visible, which rows beyond 8k do not need.
 _TABLE = {
-    (8, 8192): (64, 64, 1024),
     (8, None): (128, 128, 1024),
     (2, 8192): (256, 256, 1024),
     (2, None): (512, 512, 1024),
@@ -101,8 +100,8 @@ def choose(problem: Problem) -> tuple[Blocks, Blocks]:
     # Both copies of keys and values; backward also the keys turned, and two float32 gradients.
     forward_bytes = 4 * width * problem.itemsize
     backward_bytes = 6 * width * problem.itemsize + 16 * width
-    # Only whole vectors can be taken out of [B, T, N * H] as they are.
-    in_place = problem.groups > 1 and problem.head_dim % _LANES == 0
+    # Queries lie along the lanes there, so only whole vectors of them can be taken out.
+    in_place = problem.groups > 1 and problem.head_dim % 16 == 0 and queries % _LANES == 0
     row_bytes = problem.groups * queries * width * problem.itemsize if in_place else 0
     small = problem.vmem < _SMALL
     forward_heads = _heads(problem.kv_heads, (512 if small else 1024) // lanes)

@@ -79,7 +79,7 @@ def _kernel(*refs, blocks: Blocks, groups: int, dropout: float):
 
 @functools.partial(jax.jit, static_argnames=("blocks", "groups", "dropout", "interpret"))
 def forward(
-    q: Float[Array, "B K H R"] | Float[Array, "B T N*H"],
+    q: Float[Array, "B K H R"] | Float[Array, "B N*H T"],
     k: Float[Array, "B K S H"],
     v: Float[Array, "B K H S"],
     ranges: Int[Array, "B 2 R"],
@@ -91,11 +91,11 @@ def forward(
     groups: int,
     dropout: float = 0.0,
     interpret: bool = False,
-) -> tuple[Float[Array, "B K H R"] | Float[Array, "B T N*H"], Float[Array, "B K 1 R"]]:
+) -> tuple[Float[Array, "B K H R"] | Float[Array, "B N*H T"], Float[Array, "B K 1 R"]]:
     """Output, like ``q``, and base-2 log-sum-exp of every row.
 
     Rows are laid out [block of queries, head of the group, query of the block] and their queries
-    scaled by ``to_base_2``; with ``blocks.in_place`` queries are as the network has them.
+    scaled by ``to_base_2``; with ``blocks.in_place`` queries are ``layout.turned``.
 
     Args:
       words: where weights are dropped, at this rate.
@@ -109,10 +109,10 @@ def forward(
 
     def of_rows(b, n, i, j, *scalars):
         block = scalars[-1][b * q_blocks + i]
-        return (b, block, n) if blocks.in_place else (b, n, 0, block)
+        return (b, n, block) if blocks.in_place else (b, n, 0, block)
 
     def of_outputs(b, n, i, j, *_):
-        return (b, i, n) if blocks.in_place else (b, n, 0, i)
+        return (b, n, i) if blocks.in_place else (b, n, 0, i)
 
     def of_keys(b, n, i, j, *scalars):
         return b, n, key_block(b, i, j, *scalars[-3:-1]), 0
@@ -121,7 +121,7 @@ def forward(
         return b, n, 0, key_block(b, i, j, *scalars[-3:-1])
 
     drops = words is not None
-    in_place = 1, blocks.queries, heads * groups * h
+    in_place = 1, heads * groups * h, blocks.queries
     of_program = in_place if blocks.in_place else (1, heads, h, rows)
     spec = pltpu.PrefetchScalarGridSpec(
         num_scalar_prefetch=9,

@@ -50,17 +50,16 @@ def _rows(blocks: Blocks, x: Float[Array, "B T N H"], kv_heads: int) -> Float[Ar
 def _queries(blocks: Blocks, x: Array, kv_heads: int, scale: float = 1.0) -> Array:
     """As the kernel takes them; in place it scales them itself."""
     if blocks.in_place:
-        return layout.flat(layout.pad(x, blocks.queries))
+        return layout.turned(layout.pad(x, blocks.queries))
     # In float32: rounded to bfloat16, the scale would be wrong by up to 0.4 %.
     return _rows(blocks, (x.astype(jnp.float32) * scale).astype(x.dtype), kv_heads)
 
 
 def _from_queries(blocks: Blocks, x: Array, like: Float[Array, "B T N H"], groups: int) -> Array:
     """The inverse of ``_queries``, without its padding."""
-    (b, t, n, h) = like.shape
-    heads = (
-        x.reshape(b, -1, n, h) if blocks.in_place else layout.from_rows(x, groups, blocks.queries)
-    )
+    (t, n) = like.shape[1:3]
+    in_place = blocks.in_place
+    heads = layout.from_turned(x, n) if in_place else layout.from_rows(x, groups, blocks.queries)
     return heads[:, :t]
 
 

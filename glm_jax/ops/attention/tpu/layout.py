@@ -2,8 +2,9 @@
 [block of queries, head of the group, query of the block].
 
 XLA lays them out so where a key head has one query head. Of grouped heads, a program of the kernel
-takes its queries as the network has them and puts its own rows together in fast memory
-(``gather_rows``), which saves the copies of queries, outputs and gradients that XLA would make.
+takes its queries with the channels of all heads along the sublanes and the queries along the lanes,
+which is how XLA lays out the network's activations on TPUs, and puts its own rows together in fast
+memory (``gather_rows``): nothing is copied or turned around in between.
 """
 
 from __future__ import annotations
@@ -32,30 +33,35 @@ def from_rows(x: Float[Array, "B K H R"], groups: int, block: int) -> Float[Arra
     return split.transpose(0, 3, 5, 1, 4, 2).reshape(b, rows // groups, kv_heads * groups, h)
 
 
-def flat(x: Float[Array, "B T N H"]) -> Float[Array, "B T N*H"]:
-    """Heads side by side."""
-    return x.reshape(*x.shape[:2], -1)
+def turned(x: Float[Array, "B T N H"]) -> Float[Array, "B N*H T"]:
+    """Queries last: a change of name where XLA has them so in memory."""
+    return x.reshape(*x.shape[:2], -1).swapaxes(1, 2)
+
+
+def from_turned(x: Float[Array, "B N*H T"], heads: int) -> Float[Array, "B T N H"]:
+    """The inverse of ``turned``."""
+    return x.swapaxes(1, 2).reshape(len(x), x.shape[2], heads, -1)
 
 
 def gather_rows(to_ref, from_ref, *, groups: int, scale: float = 1.0) -> None:
-    """In a program: its block [1, queries, heads * G * H] to rows [heads, H, G * queries]."""
+    """In a program: its block [1, heads * G * H, queries] to rows [heads, H, G * queries]."""
     heads, h, rows = to_ref.shape
     queries = rows // groups
     for head in range(heads):
         for group in range(groups):
             at = (head * groups + group) * h
-            part = from_ref[0, :, at : at + h].astype(jnp.float32) * scale
+            part = from_ref[0, at : at + h, :].astype(jnp.float32) * scale
             lanes = slice(group * queries, (group + 1) * queries)
-            to_ref[head, :, lanes] = part.T.astype(to_ref.dtype)
+            to_ref[head, :, lanes] = part.astype(to_ref.dtype)
 
 
 def scatter_rows(to_ref, head: int, rows: Float[Array, "H R"], *, groups: int) -> None:
-    """In a program: one key head's rows to their places in [1, queries, heads * G * H]."""
+    """In a program: one key head's rows to their places in [1, heads * G * H, queries]."""
     h, queries = rows.shape[0], rows.shape[1] // groups
     for group in range(groups):
         at = (head * groups + group) * h
         part = rows[:, group * queries : (group + 1) * queries]
-        to_ref[0, :, at : at + h] = part.T.astype(to_ref.dtype)
+        to_ref[0, at : at + h, :] = part.astype(to_ref.dtype)
 
 
 def range_rows(
