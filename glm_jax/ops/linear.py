@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from glm_jax.sharding import ways
 
 # Up to so many rows a product is bound by reading the weight: decoding.
 FEW_ROWS = 16
@@ -45,7 +48,7 @@ def linear(
             f"shape {x.shape} ends in {x.shape[x.ndim - inputs :]}"
         )
     few = _WEIGHT_FIRST_ROWS if x.dtype == jnp.float32 else FEW_ROWS
-    if math.prod(x.shape[: x.ndim - inputs]) <= few:
+    if math.prod(x.shape[: x.ndim - inputs]) <= max(few, ways("batch")):
         y = _few_rows(x, weight, inputs)
     else:
         # As one axis: several contracted axes a TPU transposes, and it does so before a loop over
@@ -78,22 +81,26 @@ def _two_rows_or_more(
 ) -> Float[Array, "..."]:
     """Of a weight [out..., I], not as a matrix: its layer would be copied out of the stack."""
     axes = (((1,), (weight.ndim - 1,)), ((), ()))
-    return jax.lax.dot_general(at_least_two(rows), weight, axes)[: len(rows)]
+    return never_alone(lambda rows: jax.lax.dot_general(rows, weight, axes), rows)
 
 
 def _rows_first(rows: Float[Array, "R I"], matrix: Float[Array, "O I"]) -> Float[Array, "R O"]:
     return jax.lax.dot_general(rows, matrix, (((1,), (1,)), ((), ())))
 
 
-def at_least_two(rows: Float[Array, "R I"]) -> Float[Array, "S I"]:
-    """A row of zeros beside a row that is alone.
+def never_alone(
+    product: Callable[[Float[Array, "S I"]], Float[Array, "S ..."]], rows: Float[Array, "R I"]
+) -> Float[Array, "R ..."]:
+    """``product(rows)``, with a row of zeros beside each row that is alone on its device.
 
     XLA's TPU backend multiplies a single row in the vector unit, which takes three times as long as
     reading the weight does; two rows go through the matrix unit.
     """
-    if len(rows) > 1:
-        return rows
-    return jax.lax.optimization_barrier(jnp.pad(rows, ((0, 1), (0, 0))))
+    if len(rows) > ways("batch"):
+        return product(rows)
+    pairs = jax.lax.optimization_barrier(jnp.pad(rows[:, None], ((0, 0), (0, 1), (0, 0))))
+    y = product(pairs.reshape(-1, rows.shape[1]))
+    return y.reshape(len(rows), 2, *y.shape[1:])[:, 0]
 
 
 def _weight_first(rows: Float[Array, "R I"], matrix: Float[Array, "O I"]) -> Float[Array, "R O"]:

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int8
 
-from glm_jax.ops.linear import FEW_ROWS, at_least_two
+from glm_jax.ops.linear import FEW_ROWS, never_alone
 from glm_jax.ops.quantized import dequantize
+from glm_jax.sharding import ways
 
 # Output rows whose 4-bit numbers are unpacked at one time on a CPU: they stay in its cache.
 _UNPACKED_ROWS = 1024
@@ -56,7 +57,7 @@ def quantized_linear(
     batch, out = x.shape[: x.ndim - inputs], q.shape[:outer]
     rows = math.prod(batch)
     x = x.reshape(rows, -1)
-    if rows > FEW_ROWS:
+    if rows > max(FEW_ROWS, ways("batch")):
         y = _by_floats(x, *_matrices(q, scale, outer), bits, group)
     else:
         y = _few_rows(x, q.reshape(*out, -1), scale.reshape(*out, -1), bits, group)
@@ -132,7 +133,7 @@ def _few_rows(x, q, scale, bits: int, group: int) -> Float[Array, "R ..."]:
         return flat(x, *_matrices(q, scale, q.ndim - 1)).reshape(len(x), *q.shape[:-1])
 
     def on_tpu(x, q, scale):
-        return floats(at_least_two(x), q, scale)[: len(x)]
+        return never_alone(lambda rows: floats(rows, q, scale), x)
 
     return jax.lax.platform_dependent(x, q, scale, cpu=on_cpu, tpu=on_tpu, default=floats)
 

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from glm_jax.ops.linear import _two_rows_or_more, linear
+from glm_jax.sharding import MeshConfig, make_mesh
 
 
 @pytest.mark.parametrize("rows", [1, 2, 16, 17, 48, 49])
@@ -29,6 +31,19 @@ def test_a_single_row_goes_through_the_matrix_unit_of_a_tpu(rows):
     weight = jax.random.normal(jax.random.key(1), (5, 2, 8))
     found = jax.jit(_two_rows_or_more)(x, weight)
     np.testing.assert_allclose(found, jnp.einsum("ri,opi->rop", x, weight), atol=2e-5)
+
+
+def test_rows_that_are_spread_one_to_a_device_are_not_alone_there():
+    x = jax.random.normal(jax.random.key(0), (8, 16))
+    weight = jax.random.normal(jax.random.key(1), (5, 2, 16))
+    mesh = make_mesh(MeshConfig(data=8))
+    with jax.set_mesh(mesh):
+        own = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+        run = jax.jit(_two_rows_or_more)
+        found = run(own, weight)
+        program = run.lower(own, weight).compile().as_text()
+    np.testing.assert_allclose(found, jnp.einsum("ri,opi->rop", x, weight), atol=2e-5)
+    assert "f32[2,16]" in program and "all-" not in program, "two rows each, and nothing is sent"
 
 
 @pytest.mark.parametrize("rows", [1, 4])

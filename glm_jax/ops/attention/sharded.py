@@ -1,8 +1,8 @@
 """Attention on a mesh: each device works on its own rows of the batch, heads and queries.
 
 The compiler can cut neither a Pallas call nor loops over data as they should be, so
-``jax.shard_map`` does, by the table of ``glm_jax.sharding`` (which is why this one file of ``ops``
-imports it). Rows that are cut over ``context`` are left to ``glm_jax.ops.attention.context``.
+``jax.shard_map`` does, by the table of ``glm_jax.sharding``. Rows that are cut over ``context`` are
+left to ``glm_jax.ops.attention.context``.
 """
 
 from __future__ import annotations
