@@ -78,6 +78,32 @@ def test_sums_are_times_the_loops():
     assert totals.unknown == {"sort": 1}
 
 
+ASYNCHRONOUS = """HloModule step
+
+%part (p.1: bf16[1,128]) -> bf16[4,128] {
+  %p.1 = bf16[1,128]{1,0} parameter(0)
+  ROOT %g.1 = bf16[4,128]{1,0} all-gather(%p.1), replica_groups={{0,1,2,3}}, dimensions={0}
+}
+
+ENTRY %main (p.2: bf16[1,128]) -> bf16[4,128] {
+  %p.2 = bf16[1,128]{1,0} parameter(0)
+  %start = (bf16[1,128]{1,0}, bf16[4,128]{1,0}, u32[]{:S(2)}) fusion(%p.2), calls=%part
+  %flag.1 = u32[]{:S(2)} get-tuple-element(%start), index=2
+  %product = (bf16[4,128]{1,0}, u32[]{:S(2)}) fusion(%p.2, %flag.1), calls=%part, \
+backend_config={"window_config":{"estimated_cycles":"100"}}
+  %flag.2 = u32[]{:S(2)} get-tuple-element(%product), index=1
+  ROOT %done = bf16[4,128]{1,0} fusion(%flag.2), kind=kCustom, calls=%part
+}
+"""
+
+
+def test_a_gather_that_runs_beside_products_is_counted_once_and_not_as_exposed():
+    totals = walk(parse(ASYNCHRONOUS))
+    (gather,) = totals.collectives
+    assert (gather.kind, gather.exposed, gather.wire) == ("all-gather", False, 3 * 128 * 2)
+    assert totals.cycles == 100 and not totals.unknown
+
+
 def test_flops_of_the_attention_kernel_when_rows_are_causal():
     queries, keys, ranges = "bf16[1,2,128,32768]{3,2,1,0}", "bf16[1,2,2048,128]", "s32[1,2,32768]"
     rest = "bf16[1,2,128,2048]{3,2,1,0}", ranges
@@ -89,7 +115,7 @@ def test_flops_of_the_attention_kernel_when_rows_are_causal():
     operands = [table, queries, queries, sums, sums, keys, *rest]
     backward = causal_flops("jit/range_attention_backward/pallas_call", operands)
     assert backward == 10 * 128 * pairs
-    in_place = "bf16[1,2048,4096]{2,1,0}"
+    in_place = "bf16[1,4096,2048]{2,1,0}"
     operands = [table, in_place, in_place, sums, sums, keys, *rest]
     backward = causal_flops("jit/range_attention_backward/pallas_call", operands)
     assert backward == 10 * 128 * pairs

@@ -33,6 +33,7 @@ _FREE = frozenset(
 )  # fmt: skip
 # Custom calls that only name or reserve memory.
 _NAMES_ONLY = ("AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast")
+_FLAG = "u32[]{:S(2)}"  # in the memory of synchronization flags
 _SMALL = 64 * 1024  # bytes; below this an instruction is not worth a line
 
 
@@ -138,6 +139,8 @@ class _Walk:
             totals.add(self._named(of.called("to_apply")), 1)
         elif of.opcode == "async-start" and not self._collective_in(of):
             totals.add(self._named(of.called("calls")), 1)
+        elif of.opcode == "fusion" and _goes_on(of, inside):
+            totals.cycles += of.cycles or 0
         elif collective := self._collective(of, inside):
             totals.collectives.append(collective)
             totals.cycles += of.cycles or 0
@@ -173,8 +176,9 @@ class _Walk:
         kind = instruction.opcode.removesuffix("-start")
         scatters = "reduce-scatter" in (of.called("calls") or "")
         kind = "reduce-scatter" if kind == "all-reduce" and scatters else kind
-        # A fusion of a scatter alone (no estimate of its own) still stops the core.
-        exposed = of.opcode == "fusion" and of.cycles is None
+        # A fusion of a scatter alone (no estimate of its own) still stops the core; one that only
+        # starts what later fusions go on with does not.
+        exposed = of.opcode == "fusion" and of.cycles is None and _FLAG not in of.shape
         return self._measured(instruction, where, kind, exposed=exposed)
 
     def _collective_in(self, of: Instruction) -> tuple[Computation, Instruction] | None:
@@ -196,6 +200,13 @@ class _Walk:
             len({chip // self._slice for chip in g}) > 1 for g in groups
         )
         return Collective(kind, 1, size, group, exposed, crosses)
+
+
+def _goes_on(of: Instruction, inside: Computation) -> bool:
+    """Whether it goes on with, or ends, a collective that an earlier fusion started and that runs
+    beside the products in between: it is handed the flags to wait on."""
+    shapes = (inside.instructions[n].shape for n in of.operands if n in inside.instructions)
+    return any(shape.startswith(_FLAG) for shape in shapes)
 
 
 def _sizes(of: Instruction, inside: Computation) -> list[int]:
