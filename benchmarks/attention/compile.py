@@ -32,7 +32,8 @@ class Options:
     chips: tuple[str, ...] = tuple(SLICES)
     """Kinds of TPU."""
     models: tuple[str, ...] = MODELS
-    """Names of glm_jax.presets, for their heads."""
+    """Names of glm_jax.presets, for their heads; or heads as 32x2x96: query heads, key heads,
+    channels."""
     lengths: tuple[int, ...] = LENGTHS
     """Tokens of the row."""
     table: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,10 @@ class Program:
 
 
 def heads_of(model: str) -> tuple[int, int, int]:
-    """Query heads, key heads, head_dim."""
+    """Query heads, key heads, head_dim, of a preset or as they are written: ``32x2x96``."""
+    if written := re.fullmatch(r"(\d+)x(\d+)x(\d+)", model):
+        heads, kv_heads, head_dim = map(int, written.groups())
+        return heads, kv_heads, head_dim
     config = preset(model)
     return config.num_heads, config.num_kv_heads, config.head_dim
 

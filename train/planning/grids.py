@@ -17,7 +17,6 @@ TRAINING = (
     "--model glm-large --topology v5e-8 --seq-len 512 --batch-per-chip 8",
     "--model glm-4-9b --topology v5p-128 --seq-len 8192 --remat attention",
     "--model glm-4-9b --topology v5p-128 --seq-len 8192 --remat minimal",
-    "--model glm-4-9b --topology v6e-256 --seq-len 8192 --remat attention",
     "--model chatglm2-6b --topology v5p-128 --seq-len 32768",
     "--model glm-4-9b --topology v5p-128 --seq-len 131072 --mesh fsdp=4,context=16",
 )  # fmt: skip
