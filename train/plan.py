@@ -65,6 +65,9 @@ class Plan:
     """Integers for the matrices of every layer, where these do not train."""
     param_dtype: str = "float32"
     """Of trained weights and optimizer state."""
+    large_fusions: bool = True
+    """The option of train.pretrain on v5e and v5p; without it the compiler answers in half the
+    time, and --search always goes without."""
     search: bool = False
     """Try meshes, remat policies and batches, and rank what fits."""
     json: bool = False
@@ -114,6 +117,7 @@ class Plan:
                 self.quant,
                 self.param_dtype,
                 self.method if self.task == "finetune" else "full",
+                self.large_fusions and not self.search,
             )
         )
 

@@ -40,7 +40,12 @@ from train.trainer import (
 
 @functools.cache
 def _step(
-    config: GLMConfig, compute: Compute, optimizer: Optimizer, seed: int, accumulate: int
+    config: GLMConfig,
+    compute: Compute,
+    optimizer: Optimizer,
+    seed: int,
+    accumulate: int,
+    large_fusions: bool,
 ) -> StepFn:
     return make_train_step(
         blank_infilling_loss(config, compute, optimizer.embed_grad_scale),
@@ -48,6 +53,7 @@ def _step(
         schedule=optimizer.schedule.fn(),
         seed=seed,
         accumulate=accumulate,
+        large_fusions=large_fusions,
     )
 
 
@@ -134,7 +140,10 @@ class Run:
     def step(self) -> StepFn:
         """The jitted train step; the same object for the same options, so it compiles once."""
         args = self.args
-        return _step(self.config, args.compute, args.optimizer, args.seed, args.accumulate)
+        return _step(
+            self.config, args.compute, args.optimizer, args.seed, args.accumulate,
+            args.large_fusions,
+        )  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with its checkpoint to continue it exactly."""

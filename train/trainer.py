@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from glm_jax.peft import combine
 from glm_jax.sharding import RULES, batch_shardings, constrain, local_rows, tree_shardings
+from train.compiling import compiler_options
 
 Batch = Mapping[str, Array]
 Parts = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
@@ -86,11 +87,13 @@ def make_train_step(
     schedule: Callable[[Array], Array],
     seed: int = 0,
     accumulate: int = 1,
+    large_fusions: bool = False,
 ) -> StepFn:
     """The jitted step ``(state, batch) -> (state, metrics)``; the state given in is donated.
 
     Where ``state.model`` is a part of the network it takes the rest as a third argument, which has
-    no gradient, no optimizer state, and stays where it is.
+    no gradient, no optimizer state, and stays where it is. It is compiled for the chips of the mesh
+    that is active here.
 
     Args:
       loss_fn: see ``LossFn``. The gradient is that of (sum of losses) / (sum of weights) over the
@@ -98,6 +101,7 @@ def make_train_step(
       schedule: maps the number of updates made to the learning rate, for the metrics.
       seed: with the step number it fixes the dropout keys.
       accumulate: micro-batches per update; it divides the batch.
+      large_fusions: see ``Pretrain``.
     """
 
     def step(
@@ -133,7 +137,8 @@ def make_train_step(
         metrics |= {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
         return state, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    options = compiler_options(large_fusions=large_fusions)
+    return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
 def make_eval_step(loss_fn: LossFn) -> Callable[[Any, Batch], Parts]:

@@ -23,8 +23,8 @@ SOURCES = (
     "train/planning/topology.py", "train/planning/walk.py",
 )  # fmt: skip
 TRAINING = (
-    "train/trainer.py", "train/losses.py", "train/optim.py", "train/schedules.py",
-    "train/planning/training.py",
+    "train/trainer.py", "train/compiling.py", "train/losses.py", "train/optim.py",
+    "train/schedules.py", "train/planning/training.py",
 )  # fmt: skip
 FINETUNING = (
     "glm_jax/peft", "train/finetuning/methods.py", "train/finetuning/options.py",

@@ -39,6 +39,8 @@ class Question:
     """Of trained weights and optimizer state; what does not train is bfloat16."""
     method: Method = "full"
     """Of fine-tuning; other training is full as well."""
+    large_fusions: bool = True
+    """Of pretraining (``train.compiling``); nothing else has them."""
 
     @property
     def config(self) -> GLMConfig:
@@ -73,6 +75,7 @@ class Question:
             ways = self.mesh[0] * self.mesh[1]
             words.append(f"--batch-per-chip {self.rows // ways} --remat {self.remat}")
             words += [f"--param-dtype {self.param_dtype}"] * (self.param_dtype != "float32")
+            words += ["--no-large-fusions"] * (not self.large_fusions)
         else:
             words.append(f"--batch {self.rows}")
         words += [f"--quant {self.quant}"] * (self.quant != "none")

@@ -28,7 +28,9 @@ def pretrain(question: Question, mesh: Mesh) -> Program:
     dtype, tx = jnp.dtype(question.param_dtype), optimizer.make()
     init = lambda key: trainer.init_state(lambda k: GLM(config, k, param_dtype=dtype), tx, key)
     loss_fn = blank_infilling_loss(config, _compute(question))
-    step = trainer.make_train_step(loss_fn, tx, schedule=optimizer.schedule.fn())
+    step = trainer.make_train_step(
+        loss_fn, tx, schedule=optimizer.schedule.fn(), large_fusions=question.large_fusions
+    )
     state, batch = trainer.abstract_state(init, mesh), _batch(question, mesh)
     flops = flops_per_token(config, question.length)
     return _program(question, step.lower(state, batch), state, batch, flops)
