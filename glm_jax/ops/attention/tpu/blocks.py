@@ -84,6 +84,8 @@ _TABLE = {
     (1, 8192): (512, 256, 256),
     (1, None): (1024, 512, 512),
 }
+# Many rows and their gradients leave a small memory no room for keys.
+_TABLE_IN_SMALL = _TABLE | {(8, None): (64, 64, 1024)}
 
 # Shares of fast memory for keys, values and (backward) their gradients; the rest holds queries,
 # scores and what the compiler adds.
@@ -129,12 +131,12 @@ def choose(problem: Problem) -> tuple[Blocks, Blocks]:
 
 def _rows(problem: Problem) -> tuple[int, int]:
     """Queries of a program and rows of a tile."""
-    # Many rows and their gradients leave a small memory no room for keys.
-    longest = 8192 if problem.vmem < _SMALL else problem.queries
+    small = problem.vmem < _SMALL
+    longest = min(problem.queries, 8192) if small else problem.queries
     queries, tile, most = next(
         sizes
-        for (groups, length), sizes in _TABLE.items()
-        if problem.groups >= groups and (length is None or min(problem.queries, longest) <= length)
+        for (groups, length), sizes in (_TABLE_IN_SMALL if small else _TABLE).items()
+        if problem.groups >= groups and (length is None or longest <= length)
     )
     if problem.groups * queries % _LANES:
         queries = tile = _LANES

@@ -125,7 +125,10 @@ def _backward(plan, saved, d_out):
 
         def one(dq, xs):
             keys, values, first = xs
-            part, dk, dv = segment(keys, values, first, jnp.float32)
+            found = segment(keys, values, first, jnp.float32)
+            # XLA may fuse the call with what stacks its results, and then forgets how much fast
+            # memory the kernel asks for.
+            part, dk, dv = jax.lax.optimization_barrier(found)
             return dq + part, (dk, dv)
 
         firsts = jnp.arange(segments, dtype=jnp.int32) * blocks.keys
