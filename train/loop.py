@@ -15,6 +15,8 @@ from jaxtyping import Array
 
 from glm_jax.ckpts import TrainCheckpoints
 from glm_jax.errors import UserError
+from train.goodput import Kind
+from train.profiling import Trace
 from train.reporting import Reporter
 from train.trainer import Batch, StepFn, TrainState, put_batch
 from train.watch import finished
@@ -54,6 +56,7 @@ def fit(
     report: Reporter,
     checkpoints: TrainCheckpoints | None = None,
     heldout: Callable[[Any], dict[str, float]] | None = None,
+    trace: Trace | None = None,
 ) -> tuple[TrainState, bool]:
     """Trains from ``state.step`` to ``steps``.
 
@@ -68,21 +71,34 @@ def fit(
     step = int(state.step)
     with _stop_requests() as stop:
         if heldout and step == 0:
-            report.heldout(0, heldout(state.model))
+            with report.paused("heldout"):
+                report.heldout(0, heldout(state.model))
+        running: Kind = "compile"  # the first call traces and compiles
         while step < steps:
-            state, metrics = step_fn(state, put_batch(next(data), mesh))
+            report.turn("data")
+            batch = put_batch(next(data), mesh)
+            report.turn(running, was="data" if late.idle() else "steps")
+            if trace:
+                trace.before(step + 1)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
+                state, metrics = step_fn(state, batch)
             step += 1
+            running = "steps"
+            report.turn(running)
             _limit_in_flight(metrics, mesh)
+            if trace and trace.after(step, metrics):
+                report.say(f"trace of steps {trace.first} to {step} below {trace.directory}")
             late.push(step, metrics)
             stopping = stop.requested or (checkpoints is not None and checkpoints.preempted(step))
             last = step == steps
             if heldout and not stopping and (last or every.due(step, every.heldout)):
                 late.flush()
-                with report.paused():
+                with report.paused("heldout"):
                     report.heldout(step, heldout(state.model))
             if checkpoints and (stopping or last or every.due(step, every.save)):
-                with report.paused():
+                with report.paused("checkpoint"):
                     checkpoints.save(step, state, data, wait=stopping or last)
+                report.saved(step)
             if stopping:
                 late.flush()
                 report.say(
@@ -103,6 +119,11 @@ class _Late:
     def push(self, step: int, metrics: dict[str, Array]) -> None:
         self.flush()
         self._pending = step, metrics
+
+    def idle(self) -> bool:
+        """Whether the devices have done all that they were given."""
+        _, metrics = self._pending or (0, {})
+        return all(x.is_ready() for x in metrics.values() if isinstance(x, Array))
 
     def flush(self) -> None:
         if self._pending is None:

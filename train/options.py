@@ -111,6 +111,9 @@ class Training:
     max_minutes: float = 0.0
     """Where steps would take longer on this machine, train for fewer and shorten the schedule in
     proportion; decided once, at the start, from the speed of a few trial steps. 0: no limit."""
+    profile_steps: int = 0
+    """Steps to write an XProf trace of below output/profile, soon after the start; see
+    docs/pods.md."""
     distributed: bool = False
     """Join the other hosts first, as JAX finds them on Cloud TPU, GKE, Slurm or under MPI."""
     hosts: Hosts = field(default_factory=Hosts)
@@ -123,6 +126,8 @@ class Training:
         for name in ("steps", "batch_size", "seq_len", "accumulate", "heldout_batches", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is below 1")
+        if self.profile_steps < 0:
+            raise ValueError(f"--profile-steps {self.profile_steps} is below 0")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"--accumulate {self.accumulate} does not divide --batch-size {self.batch_size}"

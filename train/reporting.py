@@ -7,13 +7,15 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from tensorboardX import SummaryWriter
+
+from train import goodput
 
 Numbers = Mapping[str, float]
 LOG_FILE = "log.jsonl"
@@ -30,6 +32,7 @@ class Reporter:
       tokens_per_step: slots of a batch, for the throughput.
       flops_per_token, peak_flops: for the utilisation, both over all devices; None leaves it out.
       log_every: steps between entries of both logs.
+      began: when this start began, by ``time.monotonic``; None: now.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Reporter:
         peak_flops: float | None = None,
         log_every: int = 1,
         active: bool = True,
+        began: float | None = None,
     ):
         self._steps, self._start, self._log_every, self._active = steps, start, log_every, active
         self._tokens, self._flops, self._peak = tokens_per_step, flops_per_token, peak_flops
@@ -51,10 +55,12 @@ class Reporter:
         self._last_line = 0.0
         self._console = Console(stderr=False, highlight=False)
         self._bar: Progress | None = None
+        self._ledger: goodput.Ledger | None = None
         if not active:
             return
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
+        self._ledger = goodput.Ledger(directory / goodput.FILE, start, began)
         self._log = _open_log(directory / LOG_FILE, start)
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1)
         if self._console.is_terminal:
@@ -84,8 +90,9 @@ class Reporter:
             if self._peak:
                 entry["mfu"] = rate * self._flops / self._peak
         self._shown |= entry
-        if step % self._log_every == 0 or step == self._steps:
-            self._write("train", entry)
+        if self._ledger and (step % self._log_every == 0 or step == self._steps):
+            self._write("train", entry | self._ledger.numbers())
+            self._ledger.store()
         self._show(step)
 
     def heldout(self, step: int, losses: Numbers) -> None:
@@ -99,12 +106,31 @@ class Reporter:
         what = "held-out" if losses.keys() & {"accuracy", "reward"} else "held-out loss"
         self.say(f"step {step}: {what}  {text}{''.join(others)}")
 
-    def paused(self) -> _Clock:
-        """A context whose time does not count as training time."""
-        return self._clock
+    @contextlib.contextmanager
+    def paused(self, kind: goodput.Kind) -> Iterator[None]:
+        """A context whose time does not count as training time but as this."""
+        with self._clock, self._ledger.spending(kind) if self._ledger else contextlib.nullcontext():
+            yield
+
+    def turn(self, kind: goodput.Kind, *, was: goodput.Kind | None = None) -> None:
+        """What time is spent on from now on (``goodput.Ledger.turn``)."""
+        if self._ledger:
+            self._ledger.turn(kind, was=was)
+
+    def saved(self, step: int) -> None:
+        """There is a checkpoint of this step."""
+        if self._ledger:
+            self._ledger.saved(step)
+            self._ledger.store()
+
+    def say_where_time_went(self) -> None:
+        """A line with the shares of ``goodput.Ledger``."""
+        if self._ledger:
+            self.say(self._ledger.text())
 
     def close(self) -> None:
-        if self._active:
+        if self._ledger:
+            self._ledger.close()
             if self._bar:
                 self._bar.stop()
             with contextlib.suppress(OSError):  # a full disk, which was reported before

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -16,6 +18,7 @@ from glm_jax.errors import UserError
 from train.devices import peak_flops
 from train.loop import fit
 from train.options import Training
+from train.profiling import Trace
 from train.reporting import Reporter
 from train.trainer import StepFn, TrainState
 from train.watch import telling
@@ -75,6 +78,7 @@ def train(job: Job) -> bool:
     Raises:
       UserError: one line that says what is wrong.
     """
+    began = time.monotonic()
     args, place = job.args, epath.Path(job.args.shared or job.args.output)
     checkpoints = TrainCheckpoints(place / "checkpoints", job.identity(), keep=args.keep)
     data = job.train_batches()
@@ -83,10 +87,14 @@ def train(job: Job) -> bool:
     resumed = state is not None
     if state is None:
         state = job.fresh()
-    report = _reporter(job, int(state.step))
+    start = int(state.step)
+    report = _reporter(job, start, began)
+    trace = Trace(
+        Path(args.output) / "profile", start=start, steps=args.steps, count=args.profile_steps
+    )
     try:
         with telling():
-            report.say(_headline(job, int(state.step) if resumed else None))
+            report.say(_headline(job, start if resumed else None))
             state, done = fit(
                 state,
                 job.step(),
@@ -97,10 +105,14 @@ def train(job: Job) -> bool:
                 report=report,
                 checkpoints=checkpoints,
                 heldout=job.heldout(),
+                trace=trace,
             )
+            report.say_where_time_went()
             if done:
+                report.turn("checkpoint")
                 report.say(job.export(state.model, place))
     finally:
+        trace.close()
         report.close()
         data.close()
         checkpoints.close()
@@ -130,7 +142,7 @@ def check_shapes(args: Training, config: GLMConfig, mesh: Mesh) -> None:
         )
 
 
-def _reporter(job: Job, start: int) -> Reporter:
+def _reporter(job: Job, start: int, began: float) -> Reporter:
     args, peak = job.args, peak_flops()
     return Reporter(
         args.output,
@@ -141,6 +153,7 @@ def _reporter(job: Job, start: int) -> Reporter:
         peak_flops=peak and peak * job.mesh.size,
         log_every=args.every.log,
         active=jax.process_index() == 0,
+        began=began,
     )
 
 
