@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,59 +47,78 @@ def sharded_attention(
     if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
         k, v = prefix.before(k, v)
         return local(q, k, v, k_start, k_end, words)
-    axis, shards = RULES["length"][0], ways("length")
     if order == "zigzag":
-        context.check_length(q.shape[1], order, shards)
-    queries = spec(("batch", "length", "heads", None), q.shape, mesh)
-    keys = spec(("batch", "length", "kv_heads", None), k.shape, mesh)
-    batch, length, heads, slots, kv_heads = (_axes(x) for x in (*queries[:3], *keys[1:3]))
-    mine = q.shape[2] // math.prod(mesh.shape[a] for a in heads)
-    # As 32 heads over 4 do with 2 key heads, the query heads of each shard may share one of them.
-    if heads != kv_heads and (q.shape[2] // k.shape[2]) % mine:
-        heads, kv_heads, mine = (), (), q.shape[2]
-    if not slots:
-        way = None
-    elif not length:
-        way = "spread"
-    elif words is not None:
-        way = "gather"
-    elif way is None:
-        way = context.choose_way(
-            queries=q.shape[1],
-            keys=k.shape[1],
-            heads=mine,
-            kv_heads=max(1, mine * k.shape[2] // q.shape[2]),
-            shards=shards,
-            own_keys=q.shape[1] == k.shape[1],
-        )
+        context.check_length(q.shape[1], order, ways("length"))
+    axis, cut = RULES["length"][0], _cut(q, k, mesh)
+    way = _way(q, k, cut, mesh, "gather" if words is not None else way)
 
     def shard(q, k, v, prefix, k_start, k_end, words):
-        if heads != kv_heads:
-            pick = functools.partial(_own_key_head, q, groups=groups, axes=heads)
+        if cut.heads != cut.kv_heads:
+            pick = functools.partial(_own_key_head, q, groups=groups, axes=cut.heads)
             k, v, prefix = pick(k), pick(v), LayerPrefix(*(pick(x[None])[0] for x in prefix))
         if way is None:
             k, v = prefix.before(k, v)
             return local(q, k, v, k_start, k_end, words)
+        rows = q, k, v, prefix, k_start, k_end
         if way == "spread":
-            scatter = bool(length)
-            return context.spread_attention(
-                local, axis, q, k, v, prefix, k_start, k_end, scatter=scatter
-            )
+            return context.spread_attention(local, axis, *rows, scatter=bool(cut.length))
         if way == "ring":
-            return context.ring_attention(local, axis, order, q, k, v, prefix, k_start, k_end)
-        return context.gather_attention(local, axis, order, q, k, v, prefix, k_start, k_end, words)
+            return context.ring_attention(local, axis, order, *rows)
+        return context.gather_attention(local, axis, order, *rows, words)
 
     groups = q.shape[2] // k.shape[2]
-    asked = () if way == "spread" else length
-    rows, keys = PartitionSpec(batch, asked, heads), PartitionSpec(batch, slots, kv_heads)
-    ranges, before = PartitionSpec(batch, asked), PartitionSpec(None, kv_heads)
+    asked = () if way == "spread" else cut.length
+    rows = PartitionSpec(cut.batch, asked, cut.heads)
+    keys, before = (
+        PartitionSpec(cut.batch, cut.slots, cut.kv_heads),
+        PartitionSpec(None, cut.kv_heads),
+    )
+    ranges = PartitionSpec(cut.batch, asked)
     return jax.shard_map(
         shard,
         mesh=mesh,
         in_specs=(rows, keys, keys, before, ranges, ranges, rows),
-        out_specs=PartitionSpec(batch, length, heads),
+        out_specs=PartitionSpec(cut.batch, cut.length, cut.heads),
         check_vma=False,
     )(q, k, v, prefix, k_start, k_end, words)
+
+
+class _Cut(NamedTuple):
+    """The mesh axes that cut each axis of queries and keys."""
+
+    batch: tuple[str, ...]
+    length: tuple[str, ...]
+    heads: tuple[str, ...]
+    slots: tuple[str, ...]
+    kv_heads: tuple[str, ...]
+
+
+def _cut(q: Array, k: Array, mesh: Any) -> _Cut:
+    queries = spec(("batch", "length", "heads", None), q.shape, mesh)
+    keys = spec(("batch", "length", "kv_heads", None), k.shape, mesh)
+    cut = _Cut(*(_axes(x) for x in (*queries[:3], *keys[1:3])))
+    # As 32 heads over 4 do with 2 key heads, the query heads of each shard may share one of them.
+    mine = q.shape[2] // math.prod(mesh.shape[a] for a in cut.heads)
+    if cut.heads != cut.kv_heads and (q.shape[2] // k.shape[2]) % mine:
+        return cut._replace(heads=(), kv_heads=())
+    return cut
+
+
+def _way(q: Array, k: Array, cut: _Cut, mesh: Any, wanted: Way | None) -> Way | None:
+    """How queries and keys come together; None: they are together."""
+    if not cut.slots:
+        return None
+    if not cut.length:
+        return "spread"
+    mine = q.shape[2] // math.prod(mesh.shape[a] for a in cut.heads)
+    return wanted or context.choose_way(
+        queries=q.shape[1],
+        keys=k.shape[1],
+        heads=mine,
+        kv_heads=max(1, mine * k.shape[2] // q.shape[2]),
+        shards=ways("length"),
+        own_keys=q.shape[1] == k.shape[1],
+    )
 
 
 def _axes(entry) -> tuple[str, ...]:
