@@ -14,16 +14,8 @@ from glm_jax.nn.compute import Compute
 from glm_jax.nn.mlp import MLP
 from glm_jax.nn.norms import Norm
 from glm_jax.nn.positions import Rope
+from glm_jax.ops.dropout import dropout
 from glm_jax.sharding import constrain
-
-
-def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Zeroes elements with probability ``rate``, rescales the rest; the identity without a key."""
-    if key is None or not rate:
-        return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(
-        x.dtype
-    )
 
 
 class Block(nnx.Module):

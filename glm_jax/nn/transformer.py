@@ -14,12 +14,13 @@ from jaxtyping import Array, Float, Int
 from glm_jax.config import GLMConfig
 from glm_jax.nn import params
 from glm_jax.nn.attention import Keys, LayerPrefix, Memory
-from glm_jax.nn.block import Block, dropout
+from glm_jax.nn.block import Block
 from glm_jax.nn.cache import KVCache
 from glm_jax.nn.compute import Compute
 from glm_jax.nn.heads import ClassificationHead
 from glm_jax.nn.norms import Norm
 from glm_jax.nn.positions import LearnedPositions, Rope
+from glm_jax.ops.dropout import dropout
 from glm_jax.ops.linear import linear
 from glm_jax.sharding import constrain
 

@@ -18,8 +18,8 @@ from jaxtyping import Array, Float
 from glm_jax.ckpts.trees import flat_paths
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM
-from glm_jax.nn.block import dropout
 from glm_jax.nn.linear import Linear, QuantizedLinear
+from glm_jax.ops.dropout import dropout
 from glm_jax.ops.linear import linear
 from glm_jax.peft.adapter import Adapter
 

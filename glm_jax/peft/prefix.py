@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from glm_jax.config import GLMConfig
 from glm_jax.nn import params
-from glm_jax.nn.block import dropout
 from glm_jax.nn.linear import Linear
+from glm_jax.ops.dropout import dropout
 
 
 def kv_width(config: GLMConfig) -> int:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glm_jax.ops.attention import Dropout, attention, chunked_attention, reference_attention
-from glm_jax.ops.attention.dropout import Drops
+from glm_jax.ops.dropout import Drops
 
 
 def numpy_attention(q, k, v, k_start, k_end):

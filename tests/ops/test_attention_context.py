@@ -14,8 +14,8 @@ from glm_jax.ops.attention.context import (
     from_zigzag,
     to_zigzag,
 )
-from glm_jax.ops.attention.dropout import Drops
 from glm_jax.ops.attention.sharded import sharded_attention
+from glm_jax.ops.dropout import Drops
 from glm_jax.sharding import MeshConfig, make_mesh
 
 B, T, N, H, P = 2, 64, 4, 16, 3

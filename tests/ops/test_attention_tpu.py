@@ -13,10 +13,10 @@ from jax.sharding import AxisType
 
 from glm_jax.ops.attention import attention, tpu
 from glm_jax.ops.attention.context import LocalAttention
-from glm_jax.ops.attention.dropout import keeps
 from glm_jax.ops.attention.sharded import sharded_attention
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.kernel import Plan, range_attention
+from glm_jax.ops.dropout import keeps
 
 B, T, S, N, K, H = 2, 21, 29, 4, 2, 8
 

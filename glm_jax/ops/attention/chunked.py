@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from glm_jax.ops.attention.dropout import Drops, drop
 from glm_jax.ops.attention.reference import HIDDEN, visible
+from glm_jax.ops.dropout import Drops, drop
 
 
 class _Statics(NamedTuple):

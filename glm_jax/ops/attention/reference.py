@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from glm_jax.ops.attention.dropout import Drops, drop
+from glm_jax.ops.dropout import Drops, drop
 
 # Scores of hidden keys. Finite, so that a query which sees nothing yields zeros and not NaN.
 HIDDEN = -1e30

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from glm_jax.ops.attention.chunked import chunked_attention, chunked_backward, chunked_forward
-from glm_jax.ops.attention.dropout import Drops
 from glm_jax.ops.attention.reference import HIDDEN, reference_attention, reference_forward
 from glm_jax.ops.attention.tpu import kernel
 from glm_jax.ops.attention.tpu.blocks import Problem, choose
+from glm_jax.ops.dropout import Drops
 
 EMPTY = -HIDDEN
 """Log-sum-exp of a query that sees nothing, as backward wants it: no probability is left."""

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from glm_jax.ops.attention.dropout import counted_from
 from glm_jax.ops.attention.tpu import layout, tables
 from glm_jax.ops.attention.tpu.backward import backward
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.forward import forward
 from glm_jax.ops.attention.tpu.tiles import to_base_2
+from glm_jax.ops.dropout import counted_from
 
 
 class Plan(NamedTuple):

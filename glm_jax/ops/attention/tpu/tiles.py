@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Int
 
-from glm_jax.ops.attention.dropout import counted_from, drop
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.tables import Spans
+from glm_jax.ops.dropout import counted_from, drop
 
 # Finite, so that what is hidden never makes a NaN.
 HIDDEN = -1e30

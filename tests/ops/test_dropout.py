@@ -1,11 +1,11 @@
-"""Which probabilities are dropped: as many as the rate says, and each by itself."""
+"""What is dropped: as much as the rate says, and each element by itself."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glm_jax.ops.attention.dropout import Dropout, counted_from, keeps
+from glm_jax.ops.dropout import Dropout, counted_from, dropout, keeps
 
 ROWS, KEYS = 512, 1024
 
@@ -34,7 +34,15 @@ def test_neighbours_and_rows_do_not_go_together():
     assert np.abs(between[~np.eye(ROWS, dtype=bool)]).max() < 6 / np.sqrt(KEYS)
 
 
-def test_keys_may_be_counted_from_anywhere():
+def test_elements_of_activations_are_zero_or_rescaled():
+    x = jnp.full((4, 3, 256), 2.0, jnp.bfloat16)
+    y = dropout(x, 0.5, jax.random.key(0))
+    assert y.dtype == x.dtype and set(np.unique(y.astype(np.float32))) == {0.0, 4.0}
+    assert len({row.tobytes() for row in np.asarray(y).reshape(12, -1)}) == 12
+    assert dropout(x, 0.5, None) is x and dropout(x, 0.0, jax.random.key(0)) is x
+
+
+def test_columns_may_be_counted_from_anywhere():
     words = jnp.asarray([7, -(2**31), 2**31 - 1], jnp.int32)[:, None]
     keys = jnp.arange(5, dtype=jnp.int32)
     shifted = keeps(0.5, counted_from(10**6, words), keys)
