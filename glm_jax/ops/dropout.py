@@ -27,7 +27,8 @@ def dropout(x: Float[Array, "*rows D"], rate: float, key: Array | None) -> Float
     if key is None or not rate:
         return x
     words = _words(key, x.shape[:-1])[..., None]
-    return drop(rate, x, words, jnp.arange(x.shape[-1], dtype=jnp.int32)).astype(x.dtype)
+    kept = keeps(rate, words, jnp.arange(x.shape[-1], dtype=jnp.int32))
+    return drop(rate, x, kept).astype(x.dtype)
 
 
 class Dropout(NamedTuple):
@@ -68,8 +69,6 @@ def counted_from(first: Array | int, words: Int[Array, "..."]) -> Int[Array, "..
     return words + jnp.asarray(first, jnp.int32) * _SPREAD
 
 
-def drop(
-    rate: float, x: Float[Array, "..."], words: Int[Array, "..."], columns: Int[Array, "..."]
-) -> Float[Array, "..."]:
+def drop(rate: float, x: Float[Array, "..."], kept: Bool[Array, "..."]) -> Float[Array, "..."]:
     """``x`` with zeros for what is dropped, and what stays over ``1 - rate``."""
-    return jnp.where(keeps(rate, words, columns), x / (1 - rate), 0.0)
+    return jnp.where(kept, x / (1 - rate), 0.0)

@@ -142,6 +142,15 @@ def test_dropout_is_that_of_the_words_forward_and_backward(name):
         np.testing.assert_allclose(mine, right, atol=1e-5)
 
 
+def test_a_rate_of_zero_drops_nothing():
+    q, k, v, d_out = inputs(2)
+    ends = np.full((B, T), S, np.int32)
+    words = np.zeros((B, T, N), np.int32)
+    ours = compiled("in place")(q, k, v, 0 * ends, ends, d_out, words)
+    for mine, right in zip(ours, numpy_attention(q, k, v, 0 * ends, ends, d_out), strict=True):
+        np.testing.assert_allclose(mine, right, atol=5e-6)
+
+
 @pytest.mark.parametrize("name", PLANS)
 def test_queries_that_see_nothing_give_zeros_and_take_no_gradient(name):
     q, k, v, d_out = inputs(0)

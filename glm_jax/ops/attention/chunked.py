@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from glm_jax.ops.attention.reference import HIDDEN, visible
-from glm_jax.ops.dropout import Drops, drop
+from glm_jax.ops.dropout import Drops, drop, keeps
 
 
 class _Statics(NamedTuple):
@@ -123,12 +123,16 @@ def _key_blocks(starts: Int[Array, "B T"], ends: Int[Array, "B T"], size: int):
     return jnp.minimum(low, high) // size, (high + size - 1) // size
 
 
-def _dropped(statics: _Statics, x: Float[Array, "B K G T S"], words, first_key: Array) -> Array:
-    """``x`` after dropout; ``words`` [B, T, K, G], or None for no dropout."""
+def _kept(statics: _Statics, words, first_key: Array) -> Bool[Array, "B K G T S"] | None:
+    """Which keys of a block dropout keeps; ``words`` [B, T, K, G], or None for no dropout."""
     if words is None:
-        return x
-    keys = first_key + jnp.arange(x.shape[-1], dtype=jnp.int32)
-    return drop(statics.dropout_rate, x, words.transpose(0, 2, 3, 1)[..., None], keys)
+        return None
+    keys = first_key + jnp.arange(statics.k_block, dtype=jnp.int32)
+    return keeps(statics.dropout_rate, words.transpose(0, 2, 3, 1)[..., None], keys)
+
+
+def _dropped(statics: _Statics, x: Float[Array, "B K G T S"], kept: Array | None) -> Array:
+    return x if kept is None else drop(statics.dropout_rate, x, kept)
 
 
 def _scores(q, k_block, starts, ends, first_key):
@@ -149,7 +153,7 @@ def _forward_block(statics, q, k, v, starts, ends, words):
         new_top = jnp.maximum(top, scores.max(axis=-1))
         shrink = jnp.exp(top - new_top)
         weights = jnp.where(seen, jnp.exp(scores - new_top[..., None]), 0.0)
-        kept = _dropped(statics, weights, words, j * size).astype(v.dtype)
+        kept = _dropped(statics, weights, _kept(statics, words, j * size)).astype(v.dtype)
         part = jnp.einsum(
             "BKGTS,BSKH->BKGTH", kept, _block(v, j, size), preferred_element_type=jnp.float32
         )
@@ -215,7 +219,7 @@ def _gradients(statics, saved, d_out, dq_dtype):
             kb, vb = _block(k, j, size), _block(v, j, size)
             scores, seen = _scores(qb, kb, sb, eb, j * size)
             probs = jnp.where(seen, jnp.exp(scores - lse_b[..., None]), 0.0)
-            dropped = functools.partial(_dropped, statics, words=wb, first_key=j * size)
+            dropped = functools.partial(_dropped, statics, kept=_kept(statics, wb, j * size))
             d_v = jnp.einsum("BKGTS,BTKGH->BSKH", dropped(probs).astype(gb.dtype), gb)
             d_kept = jnp.einsum("BTKGH,BSKH->BKGTS", gb, vb, preferred_element_type=jnp.float32)
             d_scores = (probs * (dropped(d_kept) - delta[..., None])).astype(qb.dtype)

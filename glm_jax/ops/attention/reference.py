@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from glm_jax.ops.dropout import Drops, drop
+from glm_jax.ops.dropout import Drops, drop, keeps
 
 # Scores of hidden keys. Finite, so that a query which sees nothing yields zeros and not NaN.
 HIDDEN = -1e30
@@ -72,7 +72,7 @@ def _attend(q, k, v, k_start, k_end, drops: Drops | None):
     probs = weights / safe
     if drops is not None:
         words = drops.words.reshape(b, t, groups, -1, 1).transpose(0, 2, 3, 1, 4)
-        probs = drop(drops.rate, probs, words, jnp.arange(s))
+        probs = drop(drops.rate, probs, keeps(drops.rate, words, jnp.arange(s)))
     probs = probs.reshape(b, groups, -1, s).astype(v.dtype)
     out = jnp.einsum("BKXS,BKSH->BKXH", probs, v).reshape(b, groups, -1, t, h)
     lse = (top + jnp.log(safe)).transpose(0, 3, 1, 2, 4).reshape(b, t, n)

@@ -20,13 +20,14 @@ from jaxtyping import Array, Float, Int
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.layout import gather_rows, scatter_rows
 from glm_jax.ops.attention.tpu.tables import Fetches, Spans
-from glm_jax.ops.attention.tpu.tiles import dot, dropped, hide, to_base_2, walk
+from glm_jax.ops.attention.tpu.tiles import dot, hide, kept, to_base_2, walk
+from glm_jax.ops.dropout import drop
 
 
-def _kernel(*refs, blocks: Blocks, groups: int, dropout: float):
+def _kernel(*refs, blocks: Blocks, groups: int, dropout: float, drops: bool):
     table = Spans(*refs[:6])
     q_ref, grad_ref, lse_ref, delta_ref, k_ref, k_turned_ref, v_ref, ranges_ref, *refs = refs[9:]
-    words_ref = refs.pop(0) if dropout else None
+    words_ref = refs.pop(0) if drops else None
     dq_ref, dk_ref, dv_ref, sum_ref, *in_place = refs
     rows_ref, grads_ref = in_place if blocks.in_place else (q_ref.at[0], grad_ref.at[0])
     b, i = pl.program_id(0), pl.program_id(2)
@@ -47,12 +48,12 @@ def _kernel(*refs, blocks: Blocks, groups: int, dropout: float):
         if masked:
             scores = hide(scores, ranges_ref[0, :, lanes], first_key)
         probs = jnp.exp2(scores - lse_ref[0, head, :, lanes])
-        keep = lambda x: x
+        dropped = lambda x: x
         if words_ref is not None:
-            words = words_ref[0, head, :, lanes]
-            keep = functools.partial(dropped, dropout, words=words, first_key=first_key)
-        dv_ref[0, head, keys, :] += dot(keep(probs).astype(grad.dtype), grad, (1, 1))
-        d_probs = keep(dot(v_ref[0, head, keys, :], grad, (1, 0)))
+            keep = kept(dropout, words_ref[0, head, :, lanes], first_key, probs.shape)
+            dropped = functools.partial(drop, dropout, kept=keep)
+        dv_ref[0, head, keys, :] += dot(dropped(probs).astype(grad.dtype), grad, (1, 1))
+        d_probs = dropped(dot(v_ref[0, head, keys, :], grad, (1, 0)))
         d_scores = (probs * (d_probs - delta_ref[0, head, :, lanes])).astype(q.dtype)
         dk_ref[0, head, keys, :] += dot(d_scores, q, (1, 1))
         sum_ref[head, :, lanes] += dot(k_turned_ref[0, head, :, keys], d_scores, (1, 0))
@@ -138,7 +139,7 @@ def backward(
         ],
     )
     return pl.pallas_call(
-        functools.partial(_kernel, blocks=blocks, groups=groups, dropout=dropout * drops),
+        functools.partial(_kernel, blocks=blocks, groups=groups, dropout=dropout, drops=drops),
         grid_spec=spec,
         out_shape=[
             jax.ShapeDtypeStruct(q.shape, dq_dtype),

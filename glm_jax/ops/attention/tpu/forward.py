@@ -20,7 +20,8 @@ from jaxtyping import Array, Float, Int
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.layout import gather_rows, scatter_rows
 from glm_jax.ops.attention.tpu.tables import Fetches, Spans
-from glm_jax.ops.attention.tpu.tiles import HIDDEN, dot, dropped, hide, to_base_2, walk
+from glm_jax.ops.attention.tpu.tiles import HIDDEN, dot, hide, kept, to_base_2, walk
+from glm_jax.ops.dropout import drop
 
 # Hidden scores lie below the lowest possible maximum, so that a row which has seen nothing yet
 # weighs them with 2 ** (HIDDEN - LOWEST) = 0 and not with 2 ** 0.
@@ -29,10 +30,10 @@ LOWEST = 0.5 * HIDDEN
 EMPTY = 1e30
 
 
-def _kernel(*refs, blocks: Blocks, groups: int, dropout: float):
+def _kernel(*refs, blocks: Blocks, groups: int, dropout: float, drops: bool):
     table = Spans(*refs[:6])
     q_ref, k_ref, v_ref, ranges_ref, *refs = refs[9:]
-    words_ref = refs.pop(0) if dropout else None
+    words_ref = refs.pop(0) if drops else None
     out_ref, lse_ref, top_ref, total_ref, sum_ref, *in_place = refs
     rows_ref = in_place[0] if blocks.in_place else q_ref.at[0]
     b, i, j = pl.program_id(0), pl.program_id(2), pl.program_id(3)
@@ -58,7 +59,8 @@ def _kernel(*refs, blocks: Blocks, groups: int, dropout: float):
         added = weights.sum(axis=0, keepdims=True)
         total_ref[head, :, lanes] = total_ref[head, :, lanes] * shrink + added
         if words_ref is not None:
-            weights = dropped(dropout, weights, words_ref[0, head, :, lanes], first_key)
+            keep = kept(dropout, words_ref[0, head, :, lanes], first_key, weights.shape)
+            weights = drop(dropout, weights, keep)
         part = dot(v_ref[0, head, :, keys], weights.astype(v_ref.dtype), (1, 0))
         sum_ref[head, :, lanes] = sum_ref[head, :, lanes] * shrink + part
 
@@ -145,7 +147,7 @@ def forward(
         ],
     )
     return pl.pallas_call(
-        functools.partial(_kernel, blocks=blocks, groups=groups, dropout=dropout * drops),
+        functools.partial(_kernel, blocks=blocks, groups=groups, dropout=dropout, drops=drops),
         grid_spec=spec,
         out_shape=[
             jax.ShapeDtypeStruct(q.shape, q.dtype),

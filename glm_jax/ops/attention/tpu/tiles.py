@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int
 
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.tables import Spans
-from glm_jax.ops.dropout import counted_from, drop
+from glm_jax.ops.dropout import counted_from, keeps
 
 # Finite, so that what is hidden never makes a NaN.
 HIDDEN = -1e30
@@ -86,10 +86,12 @@ def dot(x: Array, y: Array, contract: tuple[int, int]) -> Array:
     return jax.lax.dot_general(x, y, dims, precision=precision, preferred_element_type=jnp.float32)
 
 
-def dropped(rate: float, x: Array, words: Int[Array, "1 X"], first_key: Array) -> Array:
-    """``x`` [keys, rows] after dropout, whose words are of the rows."""
-    keys = jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
-    return drop(rate, x, counted_from(first_key, words), keys)
+def kept(
+    rate: float, words: Int[Array, "1 X"], first_key: Array, shape: tuple[int, ...]
+) -> Bool[Array, "keys rows"]:
+    """What dropout keeps of scores of this shape, by the words of the rows."""
+    keys = jax.lax.broadcasted_iota(jnp.int32, shape, 0)
+    return keeps(rate, counted_from(first_key, words), keys)
 
 
 def hide(scores: Array, ranges: Int[Array, "2 X"], first_key: Array) -> Array:
