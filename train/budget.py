@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from train.files import write_whole
 from train.session import Job
 from train.trainer import put_batch
 
@@ -31,9 +32,7 @@ def within_time(job: Job) -> Any:
         seconds = seconds_per_step(job)
         steps = max(1, min(args.steps, int(60 * args.max_minutes / seconds)))
         steps = int(multihost_utils.broadcast_one_to_all(np.int32(steps)))
-        whole = path.with_suffix(".writing")
-        whole.write_text(json.dumps({"steps": steps, "seconds_per_step": seconds}) + "\n")
-        whole.replace(path)
+        write_whole(path, json.dumps({"steps": steps, "seconds_per_step": seconds}) + "\n")
     if steps == args.steps:
         return args
     schedule = args.optimizer.schedule

@@ -11,6 +11,8 @@ from typing import Literal, get_args
 
 import jax
 
+from train.files import write_whole
+
 Kind = Literal["steps", "data", "compile", "checkpoint", "heldout", "start", "lost"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FILE = "goodput.json"
@@ -44,7 +46,7 @@ class Ledger:
         self._path, self._saves = path, {}
         self._kind: Kind = "start"
         self._since, self._compiled = time.monotonic() if began is None else began, 0.0
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
             self._carry_over(json.loads(path.read_text()), start)
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
@@ -54,9 +56,11 @@ class Ledger:
         # A checkpoint that is not on record is older than the record: nothing is known to be lost.
         kept = saves.get(str(start), seconds if start else nothing)
         gone = sum(seconds[k] for k in KINDS) - sum(kept[k] for k in KINDS)
-        self.seconds = {kind: float(kept[kind]) for kind in KINDS}
-        self.seconds["lost"] += gone + max(0.0, time.time() - before["at"])
-        self._saves = {step: x for step, x in saves.items() if int(step) <= start}
+        gone += max(0.0, time.time() - before["at"])
+        saves = {step: x for step, x in saves.items() if int(step) <= start}
+        # From here on nothing can fail: a record is taken as a whole or not at all.
+        self.seconds = {kind: float(kept[kind]) + gone * (kind == "lost") for kind in KINDS}
+        self._saves = saves
 
     def turn(self, kind: Kind, *, was: Kind | None = None) -> Kind:
         """From now on time is of this kind; returns what it was before.
@@ -107,9 +111,7 @@ class Ledger:
         self.turn(self._kind)
         record = {"at": time.time(), "seconds": self.seconds, "saves": self._saves}
         with contextlib.suppress(OSError):
-            whole = self._path.with_suffix(".writing")
-            whole.write_text(json.dumps(record))
-            whole.replace(self._path)
+            write_whole(self._path, json.dumps(record))
 
     def close(self) -> None:
         """Stores it, and listens no more."""

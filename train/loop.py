@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -68,25 +69,23 @@ def fit(
       UserError: twenty steps in a row were not finite, or a checkpoint could not be written.
     """
     late = _Late(report, checkpoints)
-    step = int(state.step)
+    step = start = int(state.step)
+    trace = trace or Trace(Path(), start=start, steps=steps, count=0)
     with _stop_requests() as stop:
         if heldout and step == 0:
             with report.paused("heldout"):
                 report.heldout(0, heldout(state.model))
-        running: Kind = "compile"  # the first call traces and compiles
         while step < steps:
             report.turn("data")
             batch = put_batch(next(data), mesh)
-            report.turn(running, was="data" if late.idle() else "steps")
-            if trace:
-                trace.before(step + 1)
-            with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
-                state, metrics = step_fn(state, batch)
+            calling: Kind = "compile" if step == start else "steps"  # the first call compiles
+            report.turn(calling, was="data" if late.idle() else "steps")
             step += 1
-            running = "steps"
-            report.turn(running)
+            with trace.step(step):
+                state, metrics = step_fn(state, batch)
+            report.turn("steps")
             _limit_in_flight(metrics, mesh)
-            if trace and trace.after(step, metrics):
+            if trace.after(step, metrics):
                 report.say(f"trace of steps {trace.first} to {step} below {trace.directory}")
             late.push(step, metrics)
             stopping = stop.requested or (checkpoints is not None and checkpoints.preempted(step))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,14 @@ class Trace:
         self.last = min(self.first + count - 1, steps)
         self._running = False
 
-    def before(self, step: int) -> None:
-        """To be called before each step is started."""
+    @contextlib.contextmanager
+    def step(self, step: int) -> Iterator[None]:
+        """Around the start of each step; traced or not, it is marked by its number."""
         if step == self.first <= self.last:
             jax.profiler.start_trace(self.directory)
             self._running = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield
 
     def after(self, step: int, results: Any) -> bool:
         """To be called with what the step returned; whether that was the last one traced."""

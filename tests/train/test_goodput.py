@@ -91,7 +91,20 @@ def test_without_a_checkpoint_all_of_it_was_lost(clock, tmp_path):
     assert nonzero(Ledger(tmp_path / FILE, 0)) == {"lost": 2 + 17}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"at": 1, "seconds": {}, "saves": {}}'])
+WHOLE = dict.fromkeys(KINDS, 1.0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"at": 1, "seconds": {}, "saves": {}}',
+        json.dumps({"at": 1, "seconds": WHOLE, "saves": []}),
+        json.dumps({"at": 1, "seconds": WHOLE, "saves": {"x": WHOLE}}),
+    ],
+)
 def test_a_record_that_cannot_be_read_is_begun_anew(clock, tmp_path, text):
     (tmp_path / FILE).write_text(text)
     ledger = Ledger(tmp_path / FILE, 7)
@@ -117,8 +130,9 @@ def test_a_trace_is_written_once_and_only_when_asked_for(tmp_path):
         for step in itertools.count(1):
             if step > 4:
                 break
-            trace.before(step)
-            said.append(trace.after(step, jnp.zeros(3) + step))
+            with trace.step(step):
+                results = jnp.zeros(3) + step
+            said.append(trace.after(step, results))
         trace.close()
         assert said == [False, False, False, count > 0]
         files = list((tmp_path / str(count)).glob("plugins/profile/*/*.xplane.pb"))

@@ -20,6 +20,7 @@ from glm_jax.data.preference import Pairs, some_batches
 from glm_jax.nn import GLM, Compute
 from glm_jax.sharding import local_rows
 from train.alignment.losses import pair_logps
+from train.files import write_whole
 from train.trainer import put_batch
 
 
@@ -65,7 +66,5 @@ class ReferenceFile:
         if jax.process_index() == 0:
             buffer = io.BytesIO()
             np.savez(buffer, made_from=np.array(self._key), **arrays)
-            temporary = self._path.parent / f".{self._path.name}.writing"
-            temporary.write_bytes(buffer.getvalue())
-            temporary.replace(self._path)
+            write_whole(self._path, buffer.getvalue())
         barrier("train.alignment.ReferenceFile: written")
