@@ -222,11 +222,13 @@ def test_tensors_are_cut_into_pieces(tmp_path, monkeypatch):
 def test_killed_in_the_middle(src, tmp_path):
     """kill -9: nothing looks whole, and the same command works afterwards."""
     script = (
-        "import sys, time\n"
+        "import os, sys, time\n"
         "from convert import store\n"
         "real = store.ParamsWriter.write\n"
         "def slow(self, part, x):\n"
-        "    real(self, part, x); print('wrote', flush=True); time.sleep(30)\n"
+        "    real(self, part, x)\n"
+        "    os.write(1, b'wrote\\n')\n"  # several threads write: print's two parts may interleave
+        "    time.sleep(30)\n"
         "store.ParamsWriter.write = slow\n"
         "from convert.from_torch import convert\n"
         "convert(sys.argv[1], sys.argv[2])\n"
