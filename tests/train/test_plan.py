@@ -325,7 +325,10 @@ def test_every_command_of_the_documents_is_a_question(tmp_path):
     tuned = (tmp_path / "finetuning.md").read_text()
     assert "| glm-4-9b | full |  | 4 x 1024 | 80 GB on each of 8 GPUs | 0.00 GB |" in tuned
     documents.rewrite(lambda options: None, tmp_path)
-    assert "--model" not in (tmp_path / "tpu.md").read_text().split("## Training")[1]
+    assert (tmp_path / "tpu.md").read_text() == text
+    documents._put(tmp_path / "tpu.md", "training", "")
+    documents.rewrite(lambda options: None, tmp_path)
+    assert "--seq-len" not in (tmp_path / "tpu.md").read_text().split("## Training")[1]
     with pytest.raises(ValueError, match="marks for 'nothing'"):
         documents._put(tmp_path / "tpu.md", "nothing", "")
 

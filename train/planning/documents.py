@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from train.planning import cache
@@ -17,83 +16,93 @@ DOCS = cache.ROOT / "docs"
 Answer = Callable[[str], Result | None]
 """From a command's options to its result; None where there is none."""
 
+_COMMON = ("model", "slice", "tokens a row", "rows", "memory, GiB", "compute", "kernels, loops",
+           "links", "step at least")  # fmt: skip
+_TRAINING = (*_COMMON, "utilisation at most")
+_INFERENCE = ("task", *_COMMON, "memory read once")
+_FINETUNING = ("model", "method", "base", "rows x tokens", "release", "here, a chip",
+               "slice, a chip")  # fmt: skip
+
 
 def rewrite(answer: Answer, docs: Path = DOCS) -> None:
     """Asks every command of the grids and puts the tables between their marks in tpu.md and
-    finetuning.md; what has no answer has no row."""
-    asked = lambda grid: [(o, found) for o in grid if (found := answer(o)) is not None]
-    tuned = [(o, release, answer(o)) for o, release in FINETUNING]
+    finetuning.md. A row without an answer stays as the document has it, and is left out where it
+    has none; the versions are said anew where no row stayed."""
+    tuned, pods = docs / "finetuning.md", docs / "tpu.md"
+    release = dict(FINETUNING)
+    finetuning = lambda options, result: _finetuning(result, release[options])
     # What compiles in seconds comes first.
-    _put(docs / "finetuning.md", "memory", _finetuning(tuned))
-    _put(docs / "tpu.md", "inference", _inference(asked(INFERENCE)))
-    _put(docs / "tpu.md", "training", _training(asked(TRAINING)))
-    versions = ", ".join(f"{name} {cache.version(name)}" for name in ("jax", "libtpu"))
-    for name in ("finetuning.md", "tpu.md"):
-        _put(docs / name, "versions", f"Compiled with {versions}.\n")
+    new = _rewrite(tuned, "memory", _FINETUNING, release, finetuning, answer)
+    new &= _rewrite(pods, "inference", _INFERENCE, INFERENCE, lambda _, r: _inference(r), answer)
+    new &= _rewrite(pods, "training", _TRAINING, TRAINING, lambda _, r: _training(r), answer)
+    if new:
+        versions = ", ".join(f"{name} {cache.version(name)}" for name in ("jax", "libtpu"))
+        for document in (tuned, pods):
+            _put(document, "versions", f"Compiled with {versions}.\n")
+
+
+def _rewrite(
+    document: Path,
+    name: str,
+    header: Sequence[str],
+    grid: Iterable[str],
+    row: Callable[[str, Result], Sequence[str]],
+    answer: Answer,
+) -> bool:
+    """One table, each row's options in its last column; whether all of it is new."""
+    was = [line.strip("| ").split(" | ") for line in _inside(document, name).splitlines()]
+    stands = {cells[-1]: cells for cells in was}
+    rows, new = [], True
+    for options in grid:
+        command, result = f"`{options}`", answer(options)
+        if result is not None:
+            rows.append([*row(options, result), command])
+        elif command in stands:
+            rows.append(stands[command])
+            new = False
+    _put(document, name, markdown((*header, "options"), rows))
+    return new
+
+
+def _marked(document: Path, name: str) -> tuple[str, str, str]:
+    """A document's text before, between and after a pair of marks."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    before, found, rest = document.read_text().partition(begin)
+    inside, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{document} has no marks for {name!r}: {begin.strip()} ... {end}")
+    return before + begin, inside, end + after
+
+
+def _inside(document: Path, name: str) -> str:
+    return _marked(document, name)[1]
 
 
 def _put(document: Path, name: str, inside: str) -> None:
-    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-    marks = re.compile(f"({re.escape(begin)}).*?({re.escape(end)})", re.DOTALL)
-    text = document.read_text()
-    if not marks.search(text):
-        raise ValueError(f"{document} has no marks for {name!r}: {begin.strip()} ... {end}")
-    document.write_text(marks.sub(lambda found: f"{found[1]}\n{inside}\n{found[2]}", text))
+    before, _, after = _marked(document, name)
+    document.write_text(f"{before}\n{inside}\n{after}")
 
 
-Asked = Sequence[tuple[str, Result]]
-_HEADER = ("model", "slice", "tokens a row", "rows", "memory, GiB", "compute", "kernels, loops",
-           "links")  # fmt: skip
+def _training(result: Result) -> tuple[str, ...]:
+    return (*_start(result), *_times(result), _step(result), _utilisation(result))
 
 
-def _training(asked: Asked) -> str:
-    rows = [
-        (*_start(result), *_times(result), _step(result), _utilisation(result), _command(options))
-        for options, result in asked
-    ]
-    return markdown((*_HEADER, "step at least", "utilisation at most", "options"), rows)
+def _inference(result: Result) -> tuple[str, ...]:
+    floor = duration(memory_floor(result.question, result.found))
+    return (result.question.task, *_start(result), *_times(result), _step(result), floor)
 
 
-def _inference(asked: Asked) -> str:
-    rows = [
-        (
-            result.question.task,
-            *_start(result),
-            *_times(result),
-            _step(result),
-            duration(memory_floor(result.question, result.found)),
-            _command(options),
-        )
-        for options, result in asked
-    ]
-    return markdown(("task", *_HEADER, "step at least", "memory read once", "options"), rows)
-
-
-def _finetuning(asked: Sequence[tuple[str, str, Result | None]]) -> str:
-    rows = [
-        (
-            result.question.model,
-            result.question.method,
-            "" if result.question.method == "full" else weights(result.question.quant),
-            f"{result.question.rows} x {result.question.length}",
-            release,
-            f"{(result.peak_bytes or 0) / 1e9:.2f} GB" if result.fits else verdict(result),
-            f"{result.question.topology}, {result.hbm_bytes / 1e9:.2f} GB",
-            _command(options),
-        )
-        for options, release, result in asked
-        if result is not None
-    ]
-    header = (
-        "model",
-        "method",
-        "base",
-        "rows x tokens",
-        "release",
-        "here, a chip",
-        "slice, a chip",
+def _finetuning(result: Result, release: str) -> tuple[str, ...]:
+    asked = result.question
+    return (
+        asked.model,
+        asked.method,
+        "" if asked.method == "full" else weights(asked.quant),
+        f"{asked.rows} x {asked.length}",
+        release,
+        f"{(result.peak_bytes or 0) / 1e9:.2f} GB" if result.fits else verdict(result),
+        f"{asked.topology}, {result.hbm_bytes / 1e9:.2f} GB",
     )
-    return markdown((*header, "options"), rows)
 
 
 def _start(result: Result) -> tuple[str, ...]:
@@ -135,7 +144,3 @@ def _step(result: Result) -> str:
 
 def _utilisation(result: Result) -> str:
     return f"{result.estimate.utilisation:.0%}" if result.estimate else ""
-
-
-def _command(options: str) -> str:
-    return f"`{options}`"
