@@ -1,7 +1,7 @@
 """Eight virtual CPU devices and a compilation cache that outlives the run, set before JAX loads.
 
-Programs are compiled without LLVM's optimisations: networks this small run once or twice, and most
-of the time of a test was their compilation.
+Programs are compiled without LLVM's optimisations, without XLA's MLIR fusions and each on one
+thread: networks this small run once or twice, and most of the time of a test was their compilation.
 """
 
 import os
@@ -10,7 +10,10 @@ import pathlib
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-QUICK = "--xla_backend_optimization_level=0"
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
 os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {QUICK}")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
