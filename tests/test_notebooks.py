@@ -8,7 +8,7 @@ import re
 import nbformat
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import QUICK, ROOT
 
 _SPEC = importlib.util.spec_from_file_location("execute", ROOT / "notebooks" / "execute.py")
 assert _SPEC and _SPEC.loader
@@ -42,9 +42,7 @@ def test_all_notebooks_are_known():
 @pytest.mark.slow  # a minute or two each
 @pytest.mark.parametrize("name", SAYS)
 def test_it_runs_and_says_what_it_should(name, tmp_path, monkeypatch):
-    monkeypatch.setenv(
-        "XLA_FLAGS", "--xla_backend_optimization_level=0"
-    )  # one device, as readers have
+    monkeypatch.setenv("XLA_FLAGS", QUICK)  # one device, as readers have
     notebook = execute.execute(name, tmp_path)
     before = kept(name)
     assert [c.source for c in notebook.cells] == [c.source for c in before.cells]

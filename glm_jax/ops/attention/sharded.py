@@ -40,6 +40,10 @@ def sharded_attention(
     Args:
       way: how rows that are cut over ``context`` are attended to; None: ``context.choose_way``.
       words: of dropout; all keys are then gathered, as a key's number in its row decides.
+
+    Raises:
+      ValueError: words for queries that ``context`` does not cut, over keys that it does; rows in
+        zigzag order that cannot be cut so.
     """
     if prefix is None:
         prefix = LayerPrefix(*jnp.zeros((2, 0, *k.shape[2:]), k.dtype))
@@ -51,6 +55,11 @@ def sharded_attention(
         context.check_length(q.shape[1], order, ways("length"))
     axis, cut = RULES["length"][0], _cut(q, k, mesh)
     way = _way(q, k, cut, mesh, "gather" if words is not None else way)
+    if way == "spread" and words is not None:
+        raise ValueError(
+            f"attention over keys that {axis} cuts, of {q.shape[1]} queries that it does not, "
+            "drops no probabilities: cut both or leave dropout out"
+        )
 
     def shard(q, k, v, prefix, k_start, k_end, words):
         if cut.heads != cut.kv_heads:
