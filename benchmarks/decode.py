@@ -28,8 +28,9 @@ import tyro
 import glm_jax
 from glm_jax import nn
 from glm_jax.config import GLMConfig, preset
-from glm_jax.text.decoding_loop import bucket, decode_compute, prefill, prepare, write
+from glm_jax.text.decoding_loop import bucket, prefill, write
 from glm_jax.text.layout import lay_out
+from glm_jax.text.prepare import decode_compute, prepare
 from glm_jax.text.sampling import RowSampling
 
 

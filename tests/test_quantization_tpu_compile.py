@@ -23,7 +23,7 @@ config = preset(name).replace(quantization="int4", quant_group=group)
 compute = nn.Compute(dtype="bfloat16", cache_dtype=cache_dtype)
 
 def everything():
-    model = nn.GLM(config, jax.random.key(0), param_dtype=jnp.bfloat16)
+    model = nn.arranged(nn.GLM(config, jax.random.key(0), param_dtype=jnp.bfloat16))
     numbers = jnp.zeros(1, jnp.int32)
     state = State(
         model.new_cache(1, length, compute.cache_type), jnp.zeros((1, config.vocab_size)),
@@ -31,12 +31,15 @@ def everything():
     sampling = RowSampling(*(jnp.asarray(x) for x in vars(RowSampling.make(1)).values()))
     return model, state, sampling, jnp.zeros(8, jnp.int32), numbers, jnp.int32(0)
 
+def size(x):
+    return x.size // 2 if x.dtype == jnp.int4 else x.size * x.dtype.itemsize
+
 on_chip = SingleDeviceSharding(chip)
 arguments = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_chip), jax.eval_shape(everything))
 memory = write.lower(*arguments, compute=compute).compile().memory_analysis()
 print(json.dumps({
-    "weights": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arguments[0])),
+    "weights": sum(size(x) for x in jax.tree.leaves(arguments[0])),
     "arguments": memory.argument_size_in_bytes,
     "temp": memory.temp_size_in_bytes,
     "peak": memory.argument_size_in_bytes + memory.output_size_in_bytes

@@ -5,9 +5,9 @@ Axis letters, everywhere in the package:
   H head dim, D model width, F mlp width, V vocabulary, L layers.
 """
 
+from glm_jax.nn.arranged import arranged, is_arranged, packed_bytes
 from glm_jax.nn.cache import KVCache
 from glm_jax.nn.compute import Compute
-from glm_jax.nn.flattened import flattened, is_flattened
 from glm_jax.nn.heads import ClassificationHead
 from glm_jax.nn.loss import lm_loss
 from glm_jax.nn.masks import causal_ranges, prefix_ranges
@@ -20,12 +20,13 @@ __all__ = [
     "ClassificationHead",
     "Compute",
     "KVCache",
+    "arranged",
     "causal_ranges",
     "cut_layers",
-    "flattened",
-    "is_flattened",
+    "is_arranged",
     "joined_layers",
     "lm_loss",
+    "packed_bytes",
     "prefix_ranges",
     "unstacked",
 ]

@@ -14,8 +14,9 @@ from glm_jax.config import GLMConfig
 from glm_jax.nn import params
 from glm_jax.ops import gathered
 from glm_jax.ops.linear import linear
-from glm_jax.ops.quantized import quantize
+from glm_jax.ops.quantized import is_packed, quantize, to_int4
 from glm_jax.ops.quantized_linear import quantized_linear
+from glm_jax.sharding import ways
 
 Axes = tuple[tuple[str, int], ...]
 """((logical axis, size), ...): shape and sharding in one place."""
@@ -69,9 +70,9 @@ class Linear(nnx.Module):
 class QuantizedLinear(nnx.Module):
     """``Linear`` with its weight as ``weight_q`` int8 and ``weight_scale`` float16 [out...].
 
-    With 4 bits the last axis of ``weight_q`` is half as long, with groups ``weight_scale`` has one
-    more axis (``glm_jax.ops.quantized``). Neither is an ``nnx.Param``: what is trained beside them
-    is told apart by type.
+    With 4 bits the last axis of ``weight_q`` is half as long, until they are made ``native``; with
+    groups ``weight_scale`` has one more axis (``glm_jax.ops.quantized``). Neither is an
+    ``nnx.Param``: what is trained beside them is told apart by type.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class QuantizedLinear(nnx.Module):
         weight = self.weight_q[...], self.weight_scale[...]
         rows, inputs = _contracted(x, self)
         form = {"bits": self.bits, "inputs": inputs, "group": self.group}
-        y = quantized_linear(rows, *weight, bias, **form)
+        y = quantized_linear(rows, *weight, bias, **form, pieces=self._pieces(inputs))
         y = y if self.lora is None else y + self.lora(x, self.num_inputs, dropout_key)
         return checkpoint_name(y, "product")
 
@@ -112,6 +113,20 @@ class QuantizedLinear(nnx.Module):
         """As of ``Linear``."""
         copy = jax.tree.map(lambda x: x, self)
         copy.weight_q, copy.flat = _flattened(self.weight_q, self.num_inputs), True
+        return copy
+
+    def _pieces(self, inputs: int) -> int:
+        """How often the mesh cuts what is contracted, where it cuts the input with the weight."""
+        axis = self.weight_q.get_metadata("axes")[-inputs]
+        size, count = self.weight_q.shape[-inputs], ways(axis)
+        return count if axis in ("heads", "mlp") and size % count == 0 else 1
+
+    def native(self) -> QuantizedLinear:
+        """A copy whose 4-bit numbers are of the type int4 (``glm_jax.ops.quantized.to_int4``)."""
+        copy = jax.tree.map(lambda x: x, self)
+        if is_packed(self.weight_q[...], self.bits):
+            axes = self.weight_q.get_metadata("axes")
+            copy.weight_q = type(self.weight_q)(jax.jit(to_int4)(self.weight_q[...]), axes=axes)
         return copy
 
 

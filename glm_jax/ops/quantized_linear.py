@@ -1,9 +1,10 @@
 """The product of activations with integer weights, in the form that each backend is fast at.
 
-Everywhere the weight stays as it is in memory, 4-bit numbers two to a byte. TPUs and GPUs turn
-integers into floats on their way into the product. XLA's CPU backend would write those floats to
-memory first; what it is fast at is int8 times int8. There the few rows of a decoding step are
-written as sums of int8 rows, which costs no accuracy (``_as_integers``).
+Everywhere the weight stays as it is in memory. Where many rows are multiplied, integers become
+floats on their way into the product. The few rows of a decoding step are written as sums of int8
+rows instead (``glm_jax.ops.digits``) on CPUs, where XLA would write those floats to memory first,
+and on TPUs whose matrix unit takes integers: nothing is made of the weight there, and turning it
+into floats takes longer than reading it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int8
 
+from glm_jax.ops.chip import prefers_int8
+from glm_jax.ops.digits import as_digits, from_digits
 from glm_jax.ops.linear import FEW_ROWS, never_alone
-from glm_jax.ops.quantized import dequantize
+from glm_jax.ops.quantized import dequantize, is_packed
 from glm_jax.sharding import ways
 
 # Output rows whose 4-bit numbers are unpacked at one time on a CPU: they stay in its cache.
 _UNPACKED_ROWS = 1024
+# A TPU reads a weight in no less time than it multiplies 48 rows with it: digits as fine as float32
+# cost nothing.
+_TPU_DIGITS = 3
 # Rows times groups up to which a TPU multiplies in less time than it reads the weight.
 _SPREAD_ROWS = 256
 
@@ -34,12 +40,15 @@ def quantized_linear(
     bits: int,
     inputs: int = 1,
     group: int = 0,
+    pieces: int = 1,
 ) -> Float[Array, "..."]:
     """``x @ dequantize(q, scale).T + bias``, without holding the dequantised weight.
 
     Args:
       x: [..., in...].
-      q, scale: as ``glm_jax.ops.quantized.quantize`` makes them.
+      q, scale: as ``glm_jax.ops.quantized.quantize`` makes them, or q as ``to_int4`` does.
+      pieces: into how many, of one size, the columns of both are cut over a mesh; each is rounded
+        by itself, so that no device waits for the largest number of the others.
 
     Returns:
       [..., out...] of ``x``'s dtype.
@@ -48,7 +57,7 @@ def quantized_linear(
       ValueError: the trailing axes differ.
     """
     outer = q.ndim - inputs
-    columns = (*q.shape[outer:-1], q.shape[-1] * (2 if bits == 4 else 1))
+    columns = (*q.shape[outer:-1], q.shape[-1] * (2 if is_packed(q, bits) else 1))
     if columns != x.shape[x.ndim - inputs :]:
         raise ValueError(
             f"an int{bits} weight contracts {columns}, but the input of shape "
@@ -60,7 +69,7 @@ def quantized_linear(
     if rows > max(FEW_ROWS, ways("batch")):
         y = _by_floats(x, *_matrices(q, scale, outer), bits, group)
     else:
-        y = _few_rows(x, q.reshape(*out, -1), scale.reshape(*out, -1), bits, group)
+        y = _few_rows(x, q.reshape(*out, -1), scale.reshape(*out, -1), bits, group, pieces)
     y = y.reshape(*batch, *out)
     return y if bias is None else y + bias
 
@@ -102,9 +111,9 @@ def _by_groups(x, q, scale, bits: int, group: int) -> Float[Array, "R ..."]:
 
 def _halves(x: Array, q: Array, bits: int) -> tuple[list[Array], list[Array]]:
     """The columns of both; of packed numbers the even and the odd ones, never interleaved."""
-    if bits == 8:
+    if not is_packed(q, bits):
         return [x], [q]
-    return [x[:, 0::2], x[:, 1::2]], [q >> 4, (q << 4) >> 4]
+    return [x[..., 0::2], x[..., 1::2]], [q >> 4, (q << 4) >> 4]
 
 
 def _float_product(xs: list[Array], weights: list[Array]) -> Float[Array, "R ..."]:
@@ -119,8 +128,8 @@ def _float_product(xs: list[Array], weights: list[Array]) -> Float[Array, "R ...
     return total
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _few_rows(x, q, scale, bits: int, group: int) -> Float[Array, "R ..."]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
+def _few_rows(x, q, scale, bits: int, group: int, pieces: int) -> Float[Array, "R ..."]:
     """Of a weight [out..., I] with its scales [out..., G]. On a TPU it does not become a matrix:
     its layer would be copied out of the stack."""
     spread = group and len(x) * scale.shape[-1] <= _SPREAD_ROWS
@@ -133,62 +142,67 @@ def _few_rows(x, q, scale, bits: int, group: int) -> Float[Array, "R ..."]:
         return flat(x, *_matrices(q, scale, q.ndim - 1)).reshape(len(x), *q.shape[:-1])
 
     def on_tpu(x, q, scale):
+        if not group and prefers_int8():
+            return _by_digits(x, q, scale, bits, pieces)
         return never_alone(lambda rows: floats(rows, q, scale), x)
 
     return jax.lax.platform_dependent(x, q, scale, cpu=on_cpu, tpu=on_tpu, default=floats)
 
 
 @_few_rows.defjvp
-def _few_rows_jvp(bits, group, primals, tangents):
+def _few_rows_jvp(bits, group, pieces, primals, tangents):
     """Rounding has no gradient; the product is linear in ``x``, so its tangent is a product too."""
     _, q, scale = primals
-    return _few_rows(*primals, bits, group), _by_floats(tangents[0], q, scale, bits, group)
+    return _few_rows(*primals, bits, group, pieces), _by_floats(tangents[0], q, scale, bits, group)
 
 
-def _by_integers(x, q, scale, bits: int) -> Float[Array, "R O"]:
-    """int8 times int8, for one scale per output row."""
-    digits, units = _as_integers(x, 3 if x.dtype == jnp.float32 else 2)
-    if bits == 8:
-        sums = _integer_product(q, digits)
-    else:
-        even, odd = digits[:, 0::2], digits[:, 1::2]
-
-        def unpacked(block: Int8[Array, "O I"]) -> Int[Array, "O R"]:
-            return _integer_product(block >> 4, even) + _integer_product((block << 4) >> 4, odd)
-
-        sums = _in_blocks(unpacked, q)
-    sums = sums.T[: units.size].astype(jnp.float32).reshape(*units.shape, len(q))
-    y = (sums * units[..., None]).sum(0) * scale[:, 0].astype(jnp.float32)
+def _by_digits(x, q, scale, bits: int, pieces: int) -> Float[Array, "R ..."]:
+    """For one scale per output; of a weight [out..., I]."""
+    digits, unit = as_digits(x.reshape(len(x), pieces, -1), _TPU_DIGITS)
+    weight = q if pieces == 1 else q.reshape(*q.shape[:-1], pieces, -1)
+    sums = jnp.zeros((), jnp.int32)
+    for d, w in zip(*_halves(digits, weight, bits), strict=True):
+        sums += _digit_product(d, w.astype(jnp.int8))
+    y = from_digits(sums, unit).sum(1) * scale[..., 0].astype(jnp.float32)
     return y.astype(x.dtype)
 
 
-def _as_integers(
-    x: Float[Array, "R I"], count: int
-) -> tuple[Int8[Array, "P I"], Float[Array, "C R"]]:
-    """Rows as ``x[r] = sum_c units[c, r] * digits[c * R + r]``, digits of 8 bits.
+def _digit_product(
+    digits: Int8[Array, "R P C I"], weight: Int8[Array, "..."]
+) -> Int[Array, "R P C ..."]:
+    """Each piece with its own, of a weight [out..., P, I], or [out..., I] where there is one. The
+    digits of all rows are one axis: a unit that multiplies matrices takes no more."""
+    rows, pieces, count, _ = digits.shape
+    product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.int32)
+    if pieces == 1:
+        sums = product(
+            digits.reshape(rows * count, -1), weight, (((1,), (weight.ndim - 1,)), ((), ()))
+        )
+        return sums.reshape(rows, 1, count, *sums.shape[1:])
+    digits = digits.swapaxes(0, 1).reshape(pieces, rows * count, -1)
+    sums = product(digits, weight, (((2,), (weight.ndim - 1,)), ((0,), (weight.ndim - 2,))))
+    return sums.reshape(pieces, rows, count, *sums.shape[2:]).swapaxes(0, 1)
 
-    XLA's CPU backend needs two rows or more to multiply fast, and hardly longer for four: two
-    digits keep more than a bfloat16 does and three as much as a float32, at no cost for one row.
-    One digit would be the usual activation quantisation, with an error of half a percent.
 
-    Args:
-      count: C, digits per number.
-
-    Returns:
-      digits with P = C R rows (one more where that is odd), and what each is worth.
+def _by_integers(x, q, scale, bits: int) -> Float[Array, "R O"]:
+    """The same of a matrix, for CPUs. XLA's backend needs two rows or more to multiply fast, and
+    hardly longer for four: two digits keep more than a bfloat16 does and three as much as a
+    float32, at no cost for one row.
     """
-    x = x.astype(jnp.float32)
-    largest = jnp.abs(x).max(axis=1, keepdims=True)
-    unit = jnp.where(largest == 0, 1, largest) / 127
-    rest, digits, units = x / unit, [], []
-    for _ in range(count):
-        digit = jnp.round(rest)
-        digits.append(digit.astype(jnp.int8))
-        units.append(unit[:, 0])
-        rest, unit = (rest - digit) * 254, unit / 254
-    if len(x) * count % 2:
-        digits.append(jnp.zeros_like(digits[0][:1]))
-    return jnp.concatenate(digits), jnp.stack(units)
+    digits, unit = as_digits(x, 3 if x.dtype == jnp.float32 else 2)
+    count = len(x) * digits.shape[1]
+    rows = jnp.pad(digits.reshape(count, -1), ((0, count % 2), (0, 0)))
+    if is_packed(q, bits):
+        even, odd = rows[:, 0::2], rows[:, 1::2]
+
+        def unpacked(block: Int8[Array, "O I"]) -> Int[Array, "O P"]:
+            return _integer_product(block >> 4, even) + _integer_product((block << 4) >> 4, odd)
+
+        sums = _in_blocks(unpacked, q)
+    else:
+        sums = _integer_product(q.astype(jnp.int8), rows)
+    y = from_digits(sums.T[:count].reshape(*digits.shape[:2], len(q)), unit)
+    return (y * scale[:, 0].astype(jnp.float32)).astype(x.dtype)
 
 
 def _integer_product(weight: Int8[Array, "O I"], rows: Int8[Array, "P I"]) -> Int[Array, "O P"]:

@@ -22,8 +22,9 @@ from glm_jax.serve.slots import (
     read,
     write,
 )
-from glm_jax.text.decoding_loop import Next, decode_compute, prepare
+from glm_jax.text.decoding_loop import Next
 from glm_jax.text.layout import LaidOut
+from glm_jax.text.prepare import decode_compute, prepare
 from glm_jax.text.sampling import RowSampling
 
 _SHORTEST = 32

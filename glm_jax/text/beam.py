@@ -18,8 +18,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM, Compute
-from glm_jax.text.decoding_loop import NO_TOKEN, State, bucket, prefill, prepare, room
+from glm_jax.text.decoding_loop import NO_TOKEN, State, bucket, prefill, room
 from glm_jax.text.layout import LaidOut
+from glm_jax.text.prepare import prepare
 from glm_jax.text.sampling import NEVER, ban, ban_repeated_ngrams
 from glm_jax.text.score import mesh_of
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError
-from glm_jax.nn import GLM, Compute, KVCache, flattened, is_flattened, unstacked
+from glm_jax.nn import GLM, Compute, KVCache
 from glm_jax.text.layout import LaidOut, stack_rows
 from glm_jax.text.sampling import RowSampling, ban, ban_repeated_ngrams, sample
 
@@ -77,36 +75,6 @@ def bucket(n: int, least: int = 64) -> int:
         return least
     step = max(least // 4, 1 << max((n - 1).bit_length() - 3, 0))
     return -(-n // step) * step
-
-
-def decode_compute(model: GLM, compute: Compute | None) -> Compute:
-    """How to compute, unless it was said: the type of the weights, layers unrolled on CPU.
-
-    XLA's CPU backend copies a layer's weights out of the stack at every step of a scan, which
-    halves the speed of decoding; its TPU compiler does not. ``prepare`` does away with the stack.
-    """
-    if compute is not None:
-        return compute
-    unroll = model.config.num_layers if jax.default_backend() == "cpu" else 1
-    return Compute(dtype=str(model.embedding.dtype), unroll=unroll)  # pyrefly: ignore
-
-
-def prepare(model: GLM) -> GLM:
-    """The model as this backend decodes with it; who decodes again and again (a chat, a server)
-    keeps the result.
-
-    On a CPU it has a copy of its layers, unless free memory is less than twice what that needs or
-    the model is spread over devices; on a TPU copies of its output projections (``nn.flattened``).
-    """
-    if jax.default_backend() == "tpu":
-        return model if is_flattened(model) else flattened(model)
-    if isinstance(model.layers, nnx.List):  # prepared already
-        return model
-    if jax.default_backend() != "cpu" or len(model.embedding[...].sharding.device_set) > 1:
-        return model
-    needed = sum(x.nbytes for x in jax.tree.leaves(model.layers))
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return unstacked(model) if 2 * needed < free else model
 
 
 def room(row: LaidOut, config: GLMConfig) -> int:

@@ -13,8 +13,9 @@ import numpy as np
 from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM, Compute, KVCache
-from glm_jax.text.decoding_loop import State, bucket, decode_compute, prefill, prepare, room, write
+from glm_jax.text.decoding_loop import State, bucket, prefill, room, write
 from glm_jax.text.layout import LaidOut
+from glm_jax.text.prepare import decode_compute, prepare
 from glm_jax.text.sampling import RowSampling
 from glm_jax.text.score import lay_out_all, mesh_of
 from glm_jax.text.stops import RowStop

@@ -48,15 +48,15 @@ def test_one_axis_contracted_gives_the_same(name):
     positions = jnp.broadcast_to(jnp.stack([jnp.arange(4), jnp.zeros(4, int)]), (1, 2, 4))
     ranges = nn.causal_ranges(1, 4)
     compute = nn.Compute(dtype="float32")
-    other = nn.flattened(model)
-    assert nn.is_flattened(other) and not nn.is_flattened(model)
+    other = nn.arranged(model)
+    assert nn.is_arranged(other) and not nn.is_arranged(model)
     plain, flat = (forward(m, tokens, positions, *ranges, compute=compute) for m in (model, other))
     np.testing.assert_allclose(flat, plain, atol=1e-5)
 
 
 def test_the_model_itself_is_left_alone():
     model = nn.GLM(CONFIGS["tied"], jax.random.key(0))
-    nn.flattened(model)
+    nn.arranged(model)
     assert model.layers.attention.o_proj.weight.shape == (3, 16, 4, 4)
     other = nn.unstacked(model)
     assert model.layers.mlp.up_proj.weight.shape == (3, 24, 16)

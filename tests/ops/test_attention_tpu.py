@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType
 
-from glm_jax.ops.attention import attention, tpu
+from glm_jax.ops import chip
+from glm_jax.ops.attention import attention
 from glm_jax.ops.attention.context import LocalAttention
 from glm_jax.ops.attention.sharded import sharded_attention
 from glm_jax.ops.attention.tpu.blocks import Blocks
@@ -218,4 +219,4 @@ def test_auto_is_not_the_kernel_without_a_tpu():
     q, k, v, _ = inputs(0)
     ends = np.full((B, T), S, np.int32)
     auto = jax.jit(attention).lower(q, k, v, 0 * ends, ends).as_text()
-    assert "range_attention" not in auto and not tpu.on_tpu()
+    assert "range_attention" not in auto and not chip.on_tpu()

@@ -55,6 +55,13 @@ def test_writing_one_token_from_int4(capsys):
     assert answer["estimated_seconds"] > 0.9 * answer["memory_floor_seconds"]
 
 
+def test_integers_are_multiplied_in_little_more_than_it_takes_to_read_them(capsys):
+    """Unpacked from bytes and turned into floats they took three times as long."""
+    words = "--model chatglm2-6b --topology v5e-1 --task decode --quant int4 --context 2048"
+    answer = ask(words, capsys)
+    assert answer["estimated_seconds"] < 2 * answer["memory_floor_seconds"]
+
+
 @pytest.mark.parametrize(
     ("words", "gigabytes"),
     [

@@ -13,7 +13,7 @@ from glm_jax.chat import parse_reply
 from glm_jax.data.preference import Answer
 from glm_jax.data.preference.questions import Prompt
 from glm_jax.nn import GLM, Compute
-from glm_jax.text.decoding_loop import decode_compute
+from glm_jax.text.prepare import decode_compute
 from glm_jax.text.tokenizer import Tokenizer
 from train.alignment.methods import Answering
 from train.alignment.rewards import Reward

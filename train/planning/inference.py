@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from glm_jax import sharding
 from glm_jax.config import flops_per_token
-from glm_jax.nn import GLM, Compute, KVCache, flattened
+from glm_jax.nn import GLM, Compute, KVCache, arranged
 from glm_jax.text.decoding_loop import PREFILL_CHUNK, Next, State, _read, write
 from glm_jax.text.sampling import RowSampling
 from train.planning.program import Program, device_bytes, placed
@@ -63,7 +63,7 @@ def _inference(question: Question, mesh: Mesh):
     """
     config = question.config
     shapes = jax.eval_shape(
-        lambda: flattened(GLM(config, jax.random.key(0), param_dtype=jnp.bfloat16))
+        lambda: arranged(GLM(config, jax.random.key(0), param_dtype=jnp.bfloat16))
     )
     model = jax.tree.map(placed, shapes, sharding.tree_shardings(shapes, mesh))
     empty = jax.eval_shape(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,4 +34,9 @@ def placed(x: Any, where: Any) -> jax.ShapeDtypeStruct:
 def device_bytes(tree: Any) -> int:
     """Per device, without the padding of TPU tiles."""
     leaves = jax.tree.leaves(tree)
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * _bits(x.dtype) for x in leaves) // 8
+
+
+def _bits(dtype: Any) -> int:
+    """An ``itemsize`` counts whole bytes, of int4 too."""
+    return 4 if dtype == jnp.int4 else 8 * dtype.itemsize

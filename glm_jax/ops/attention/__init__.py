@@ -16,7 +16,8 @@ from glm_jax.ops.attention.in_place import in_place_attention, reads_in_place
 from glm_jax.ops.attention.prefix import LayerPrefix
 from glm_jax.ops.attention.reference import heads_first_attention, reference_attention
 from glm_jax.ops.attention.sharded import sharded_attention
-from glm_jax.ops.attention.tpu import on_tpu, vmem, why_not
+from glm_jax.ops.attention.tpu import why_not
+from glm_jax.ops.chip import on_tpu, vmem
 from glm_jax.ops.dropout import Dropout, Drops
 from glm_jax.sharding import constrain, ways
 

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int, Int8
 
 from glm_jax.ops.attention.context import within
 from glm_jax.ops.attention.context.spread import sum_over_shards
-from glm_jax.ops.attention.tpu import on_tpu
 from glm_jax.ops.attention.tpu.decode import decode_forward
+from glm_jax.ops.chip import on_tpu
 from glm_jax.sharding import RULES, spec
 
 # Query rows of one key head; more of them fill the vectors of the kernel for prompts.

@@ -4,6 +4,6 @@
 says what each tile of queries reads, ``blocks`` how the work is cut.
 """
 
-from glm_jax.ops.attention.tpu.chip import on_tpu, vmem, why_not
+from glm_jax.ops.attention.tpu.taken import why_not
 
-__all__ = ["on_tpu", "vmem", "why_not"]
+__all__ = ["why_not"]

@@ -1,28 +1,9 @@
-"""Which TPU the program is for, and whether the kernel takes a given call."""
+"""Whether the kernel takes a given call."""
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
-
-# What every chip since v4 has: for programs compiled elsewhere that do not say for which chip.
-SMALLEST_VMEM = 16 * 2**20
-
-
-def on_tpu() -> bool:
-    """Whether the mesh (or else the default backend) is of TPUs."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return (device.platform if device else jax.default_backend()) == "tpu"
-
-
-def vmem() -> int:
-    """Bytes of fast memory of one core."""
-    try:
-        return pltpu.get_tpu_info().vmem_capacity_bytes
-    except ValueError:
-        return SMALLEST_VMEM
 
 
 def why_not(q: Array, k: Array) -> str | None:
