@@ -20,7 +20,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 # The files that take longest begin: what is left at the end is then short, and no worker waits.
 LONGEST = (
-    "nn/test_transformer.py", "train/test_pretrain.py",
+    "train/test_hosts.py", "nn/test_transformer.py", "train/test_pretrain.py",
     "train/test_trainer.py", "train/test_finetune.py", "test_quantization.py",
     "viz/test_pictures.py", "serve/test_engine.py", "convert/test_fuzz.py",
     "nn/test_golden_glm.py", "chat/test_session.py", "train/test_align.py",

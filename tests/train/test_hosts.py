@@ -22,8 +22,7 @@ from glm_jax.text import train_sentencepiece
 from tests.train import runs
 
 LIMIT = 300  # seconds that any one run may take on a busy machine
-SILENT = 8
-pytestmark = pytest.mark.slow  # minutes on two cores: every process compiles
+SILENT = 12
 
 FOUR = ("--mesh.data", "2", "--mesh.fsdp", "4")
 
