@@ -7,6 +7,7 @@ holds its digit plus 128: then none borrows from the next, and each is found by 
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Int8
 
 
@@ -25,7 +26,7 @@ def as_digits(
       digits, and what the last of each row is worth.
     """
     x = x.astype(jnp.float32)
-    places = 8 * jnp.arange(count - 1, -1, -1)
+    places = 8 * np.arange(count - 1, -1, -1, dtype=np.int32)
     largest, halves = (sum(n << 8 * c for c in range(count)) for n in (127, 128))
     unit = jnp.abs(x).max(axis=-1) / largest
     unit = jnp.where(unit == 0, 1, unit)
@@ -37,6 +38,6 @@ def as_digits(
 def from_digits(sums: Int[Array, "*R C ..."], unit: Float[Array, "*R"]) -> Float[Array, "*R ..."]:
     """What ``x`` gives, from what each of its digits gives in something linear."""
     count, rest = sums.shape[unit.ndim], (1,) * (sums.ndim - unit.ndim - 1)
-    worth = 256.0 ** jnp.arange(count - 1, -1, -1, dtype=jnp.float32).reshape(-1, *rest)
+    worth = 256.0 ** np.arange(count - 1, -1, -1, dtype=np.float32).reshape(-1, *rest)
     total = (sums.astype(jnp.float32) * worth).sum(unit.ndim)
     return total * unit.reshape(*unit.shape, *rest)
