@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from glm_jax.text.classify import classify
     from glm_jax.text.fill import fill
     from glm_jax.text.generate import generate, stream
+    from glm_jax.text.prepare import prepare
     from glm_jax.text.score import score
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "generate",
     "load",
     "load_tokenizer",
+    "prepare",
     "preset",
     "quantize",
     "score",
@@ -54,6 +56,7 @@ _HOMES = {
     "generate": "glm_jax.text.generate",
     "load": "glm_jax.loading",
     "load_tokenizer": "glm_jax.text",
+    "prepare": "glm_jax.text.prepare",
     "preset": "glm_jax.config",
     "quantize": "glm_jax.quantization",
     "score": "glm_jax.text.score",

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from glm_jax.ckpts.trees import flat_paths, from_plain, to_plain
 from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError
-from glm_jax.nn import GLM
+from glm_jax.nn import GLM, check_not_prepared
 from glm_jax.nn.linear import BITS
 from glm_jax.ops.quantized import quantize as quantize_matrix
 
@@ -31,9 +31,11 @@ def quantize(model: GLM, to: Integers, group_size: int | None = None) -> GLM:
         per group. None: one scale per output row, as released.
 
     Raises:
-      UserError: the model holds integers or LoRA already, or sizes that do not divide.
+      UserError: the model holds integers or LoRA already, is one of ``glm_jax.prepare``, or sizes
+        do not divide.
     """
     config = quantized_config(model.config, to, group_size)
+    check_not_prepared(model, "quantize")
     abstract = jax.eval_shape(lambda key: GLM(config, key), jax.random.key(0))
     plain: dict[str, Any] = {}
     have = flat_paths(to_plain(model))

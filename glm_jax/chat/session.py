@@ -14,6 +14,7 @@ from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM
 from glm_jax.text.generate import Remembered, stream
+from glm_jax.text.prepare import prepare
 from glm_jax.text.tokenizer import Tokenizer
 
 MOST_NEW_TOKENS = 2048
@@ -245,6 +246,7 @@ class Chat:
 
     def _generate(self, prompt: list[int], most: int):
         self._answers += 1
+        self.model = prepare(self.model)
         return stream(
             self.model,
             prompt,

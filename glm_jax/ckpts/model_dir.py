@@ -24,7 +24,7 @@ from glm_jax.ckpts.checksums import checksums, damaged
 from glm_jax.ckpts.trees import differences, flat_paths, from_plain, to_plain
 from glm_jax.config import GLMConfig
 from glm_jax.errors import UserError, first_line
-from glm_jax.nn import GLM
+from glm_jax.nn import GLM, check_not_prepared
 from glm_jax.nn.params import Frozen, is_variable
 from glm_jax.sharding import tree_shardings
 
@@ -49,7 +49,7 @@ def save_model(
 
     Raises:
       UserError: the directory exists and ``overwrite`` is False, it cannot be written, or the model
-        has a prefix or LoRA, which belong into an adapter.
+        has a prefix or LoRA, which belong into an adapter, or is one of ``glm_jax.prepare``.
     """
     target = epath.Path(directory).absolute()
     if target.exists() and not overwrite:
@@ -60,6 +60,8 @@ def save_model(
             f"{target} holds a model alone: write its prefix with glm_jax.peft.save_adapter, and "
             "the model with prefix set to None"
         )
+    if isinstance(model, GLM):
+        check_not_prepared(model, "save")
     plain = dict(model) if isinstance(model, Mapping) else to_plain(model)
     if any(".lora." in name for name in flat_paths(plain)):
         raise UserError(

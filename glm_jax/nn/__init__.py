@@ -5,7 +5,7 @@ Axis letters, everywhere in the package:
   H head dim, D model width, F mlp width, V vocabulary, L layers.
 """
 
-from glm_jax.nn.arranged import arranged, is_arranged, packed_bytes
+from glm_jax.nn.arranged import arranged, check_not_prepared, is_arranged, packed_bytes
 from glm_jax.nn.cache import KVCache
 from glm_jax.nn.compute import Compute
 from glm_jax.nn.heads import ClassificationHead
@@ -22,6 +22,7 @@ __all__ = [
     "KVCache",
     "arranged",
     "causal_ranges",
+    "check_not_prepared",
     "cut_layers",
     "is_arranged",
     "joined_layers",

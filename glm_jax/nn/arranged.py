@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from flax import nnx
 
+from glm_jax.errors import UserError
 from glm_jax.nn.linear import QuantizedLinear
 from glm_jax.ops.quantized import is_packed
 
@@ -39,6 +40,20 @@ def arranged(model: GLM, *, native: bool = True) -> GLM:
 
 def is_arranged(model: GLM) -> bool:
     return _stacks(model)[0].attention.o_proj.flat
+
+
+def check_not_prepared(model: GLM, purpose: str) -> None:
+    """For what needs weights as they are stored.
+
+    Raises:
+      UserError: the model is ``arranged`` or ``unstacked``.
+    """
+    apart = isinstance(model.layers, nnx.List) and not model.stacks
+    if apart or is_arranged(model):
+        raise UserError(
+            f"this model is one of glm_jax.prepare, which generates and scores; {purpose} the one "
+            "that it was made from"
+        )
 
 
 def packed_bytes(model: GLM) -> int:

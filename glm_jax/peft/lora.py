@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from glm_jax.ckpts.trees import flat_paths
 from glm_jax.errors import UserError
-from glm_jax.nn import GLM
+from glm_jax.nn import GLM, check_not_prepared
 from glm_jax.nn.linear import Linear, QuantizedLinear
 from glm_jax.ops.dropout import dropout
 from glm_jax.ops.linear import linear
@@ -62,7 +62,12 @@ def lora_scale(settings: Mapping[str, Any]) -> float:
 
 
 def matrices(model: GLM) -> dict[str, Linear | QuantizedLinear]:
-    """The matrices of the layers by dotted path, such as ``layers.attention.q_proj``."""
+    """The matrices of the layers by dotted path, such as ``layers.attention.q_proj``.
+
+    Raises:
+      UserError: the model is one of ``glm_jax.prepare``.
+    """
+    check_not_prepared(model, "adapt")
     found = {}
     for part, names in (
         ("attention", ("q_proj", "k_proj", "v_proj", "o_proj")),

@@ -67,7 +67,7 @@ def beam_search(
         raise UserError(f"num_beams is {beams}; at most {vocab // 2} of {vocab} tokens")
     repeated = [row for row in rows for _ in range(beams)]
     stops = jnp.asarray([*stop_ids, *[NO_TOKEN] * (8 - len(stop_ids) % 8)], jnp.int32)
-    model = prepare(model)
+    model = prepare(model, limit)
     with mesh_of(model):
         state = prefill(model, repeated, bucket(limit, 16), compute)
         start = jnp.asarray([len(row.tokens) for row in repeated], jnp.int32)

@@ -240,7 +240,7 @@ class _Run:
     ):
         self._remember = remember
         self._least = jnp.int32(least) if least else None
-        self._model, self._sampling, self._ngram = prepare(model), sampling, ngram
+        self._model, self._sampling, self._ngram = prepare(model, max_new), sampling, ngram
         self._compute = decode_compute(model, compute)
         self._stops = stops(model.config, stop_ids)
         limits = [min(max_new, room(row, model.config)) for row in rows]

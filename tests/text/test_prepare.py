@@ -7,9 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import glm_jax
 from glm_jax import nn
+from glm_jax.ckpts import save_model
 from glm_jax.config import preset
+from glm_jax.errors import UserError
 from glm_jax.ops.quantized import unpack_int4
+from glm_jax.peft import lora_targets
 from glm_jax.text import prepare as module
 from glm_jax.text.prepare import _have_room, prepare
 
@@ -51,9 +55,41 @@ def test_a_tpu_gets_numbers_of_its_own_type_and_the_model_stays(model, monkeypat
     assert nn.packed_bytes(model) == 2 * (2 * 16 * 16 + 2 * 8 * 16 + 3 * 24 * 16) // 2
 
 
+def test_few_tokens_are_not_worth_it(model, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    few, many = (prepare(model, steps).layers.mlp.up_proj.weight_q for steps in (16, 256))
+    assert few[...].dtype == jnp.int8 and many[...].dtype == jnp.int4
+
+
 def test_where_memory_lacks_they_stay_packed(model, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     monkeypatch.setattr(module, "_have_room", lambda devices, size: False)
     ours = prepare(model)
     assert nn.is_arranged(ours)
     assert ours.layers.mlp.up_proj.weight_q[...].dtype == jnp.int8
+
+
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])
+def test_what_needs_the_weights_as_they_are_stored_says_so(backend, model, monkeypatch, tmp_path):
+    floats = nn.GLM(CONFIG.replace(quantization="none"), jax.random.key(0))
+    with monkeypatch.context() as there:
+        there.setattr(jax, "default_backend", lambda: backend)
+        integers, floats = prepare(model), prepare(floats)
+    made_from = "the one that it was made from"
+    with pytest.raises(UserError, match=f"glm_jax.prepare.*; save {made_from}"):
+        save_model(tmp_path / "model", integers, integers.config)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=f"quantize {made_from}"):
+        glm_jax.quantize(floats, "int8")
+    with pytest.raises(UserError, match=f"adapt {made_from}"):
+        lora_targets(floats, ["o_proj"])
+
+
+def test_a_prepared_model_scores_and_generates_as_before(model):
+    prompt = [[5, 6, 7]]
+    found = [
+        (glm_jax.score(m, prompt)[0], glm_jax.generate(m, prompt, max_new_tokens=6, stop_ids=[]))
+        for m in (model, glm_jax.prepare(model))
+    ]
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
+    assert found[0][1] == found[1][1]
