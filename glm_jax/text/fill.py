@@ -8,6 +8,7 @@ from typing import Any
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM
 from glm_jax.text.generate import generate
+from glm_jax.text.prepare import prepare
 from glm_jax.text.tokenizer import Tokenizer
 
 _BLANK = re.compile(r"\[(MASK|sMASK|gMASK)\]")
@@ -56,6 +57,7 @@ def fill_blanks(model: GLM, tokenizer: Tokenizer, text: str, **options: Any) -> 
     before = part_a(tokenizer, text)
     ids: list[int] = []
     answers: list[str] = []
+    model = prepare(model) if len(kinds) > 1 else model
     for _ in kinds:
         ids += [sop]
         [piece] = generate(model, [before + ids], **options)

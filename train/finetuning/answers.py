@@ -13,6 +13,7 @@ from glm_jax.data.finetune.records import Record
 from glm_jax.errors import UserError
 from glm_jax.nn import GLM, Compute, joined_layers
 from glm_jax.text.generate import generate
+from glm_jax.text.prepare import prepare
 from glm_jax.text.tokenizer import Tokenizer
 from train.finetuning import metrics
 from train.finetuning.metrics import Metric, Unit
@@ -103,7 +104,7 @@ class Answers:
 
     def answers(self, model: GLM) -> list[str]:
         """What the model says to every question."""
-        model = joined_layers(model)
+        model = prepare(joined_layers(model))
         order = sorted(range(len(self.questions)), key=lambda i: len(self.questions[i].prompt))
         texts = [""] * len(order)
         for first in range(0, len(order), self._batch):
