@@ -1,10 +1,9 @@
 """The product of activations with integer weights, in the form that each backend is fast at.
 
 Everywhere the weight stays as it is in memory. Where many rows are multiplied, integers become
-floats on their way into the product. The few rows of a decoding step are written as sums of int8
-rows instead (``glm_jax.ops.digits``) on CPUs, where XLA would write those floats to memory first,
-and on TPUs whose matrix unit takes integers: nothing is made of the weight there, and turning it
-into floats takes longer than reading it.
+floats on their way into the product. The few rows of a decoding step become integers instead
+(``glm_jax.ops.digits``) on CPUs and on those TPUs that make floats more slowly than they read
+integers (``chip.prefers_int8``).
 """
 
 from __future__ import annotations
@@ -20,10 +19,9 @@ from glm_jax.ops.chip import prefers_int8
 from glm_jax.ops.digits import as_digits, from_digits
 from glm_jax.ops.linear import FEW_ROWS, never_alone
 from glm_jax.ops.quantized import dequantize, is_packed
+from glm_jax.ops.quantized_cpu import by_floats_in_blocks, by_integers
 from glm_jax.sharding import ways
 
-# Output rows whose 4-bit numbers are unpacked at one time on a CPU: they stay in its cache.
-_UNPACKED_ROWS = 1024
 # A TPU reads a weight in no less time than it multiplies 48 rows with it: digits as fine as float32
 # cost nothing.
 _TPU_DIGITS = 3
@@ -33,7 +31,7 @@ _SPREAD_ROWS = 256
 
 def quantized_linear(
     x: Float[Array, "..."],
-    q: Int8[Array, "..."],
+    q: Int[Array, "..."],
     scale: Float[Array, "..."],
     bias: Float[Array, "..."] | None = None,
     *,
@@ -134,9 +132,9 @@ def _few_rows(x, q, scale, bits: int, group: int, pieces: int) -> Float[Array, "
     its layer would be copied out of the stack."""
     spread = group and len(x) * scale.shape[-1] <= _SPREAD_ROWS
     floats = functools.partial(_by_groups if spread else _by_floats, bits=bits, group=group)
-    flat = functools.partial(_by_integers, bits=bits)
+    flat = functools.partial(by_integers, bits=bits)
     if group:
-        flat = functools.partial(_by_floats_in_blocks, bits=bits, group=group)
+        flat = functools.partial(by_floats_in_blocks, bits=bits, group=group)
 
     def on_cpu(x, q, scale):
         return flat(x, *_matrices(q, scale, q.ndim - 1)).reshape(len(x), *q.shape[:-1])
@@ -182,54 +180,3 @@ def _digit_product(
     digits = digits.swapaxes(0, 1).reshape(pieces, rows * count, -1)
     sums = product(digits, weight, (((2,), (weight.ndim - 1,)), ((0,), (weight.ndim - 2,))))
     return sums.reshape(pieces, rows, count, *sums.shape[2:]).swapaxes(0, 1)
-
-
-def _by_integers(x, q, scale, bits: int) -> Float[Array, "R O"]:
-    """The same of a matrix, for CPUs. XLA's backend needs two rows or more to multiply fast, and
-    hardly longer for four: two digits keep more than a bfloat16 does and three as much as a
-    float32, at no cost for one row.
-    """
-    digits, unit = as_digits(x, 3 if x.dtype == jnp.float32 else 2)
-    count = len(x) * digits.shape[1]
-    rows = jnp.pad(digits.reshape(count, -1), ((0, count % 2), (0, 0)))
-    if is_packed(q, bits):
-        even, odd = rows[:, 0::2], rows[:, 1::2]
-
-        def unpacked(block: Int8[Array, "O I"]) -> Int[Array, "O P"]:
-            return _integer_product(block >> 4, even) + _integer_product((block << 4) >> 4, odd)
-
-        sums = _in_blocks(unpacked, q)
-    else:
-        sums = _integer_product(q.astype(jnp.int8), rows)
-    y = from_digits(sums.T[:count].reshape(*digits.shape[:2], len(q)), unit)
-    return (y * scale[:, 0].astype(jnp.float32)).astype(x.dtype)
-
-
-def _integer_product(weight: Int8[Array, "O I"], rows: Int8[Array, "P I"]) -> Int[Array, "O P"]:
-    """Up to four rows are multiplied from the left, more from the right, and the barrier keeps XLA
-    from fusing what follows: each is 1.3 times faster than otherwise on CPU."""
-    few = len(rows) <= 4
-    sides = (rows, weight) if few else (weight, rows)
-    y = jax.lax.dot_general(*sides, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
-    y = jax.lax.optimization_barrier(y)
-    return y.T if few else y
-
-
-def _by_floats_in_blocks(x, q, scale, bits: int, group: int) -> Float[Array, "R O"]:
-    """Rows of the weight are dequantised a block at a time, which stays in the cache."""
-
-    def block(parts: tuple[Array, Array]) -> Float[Array, "O R"]:
-        weight = dequantize(*parts, bits, group=group)
-        return jax.lax.dot_general(weight, x.astype(jnp.float32), (((1,), (1,)), ((), ())))
-
-    return _in_blocks(block, (q, scale)).T.astype(x.dtype)
-
-
-def _in_blocks(function, arrays):
-    """``function`` of some rows of the arrays at a time."""
-    count = len(jax.tree.leaves(arrays)[0])
-    size = math.gcd(count, _UNPACKED_ROWS)
-    if size == count or size < 32:
-        return function(arrays)
-    split = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), arrays)
-    return jax.lax.map(function, split).reshape(count, -1)
