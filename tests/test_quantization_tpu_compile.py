@@ -15,6 +15,7 @@ from glm_jax import nn
 from glm_jax.config import preset
 from glm_jax.text.decoding_loop import Next, State, write
 from glm_jax.text.sampling import RowSampling
+from train.planning.program import device_bytes
 
 topology, name, length, cache_dtype, group = sys.argv[1:]
 chip = topologies.get_topology_desc(topology_name=topology, platform="tpu").devices[0]
@@ -31,15 +32,12 @@ def everything():
     sampling = RowSampling(*(jnp.asarray(x) for x in vars(RowSampling.make(1)).values()))
     return model, state, sampling, jnp.zeros(8, jnp.int32), numbers, jnp.int32(0)
 
-def size(x):
-    return x.size // 2 if x.dtype == jnp.int4 else x.size * x.dtype.itemsize
-
 on_chip = SingleDeviceSharding(chip)
 arguments = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on_chip), jax.eval_shape(everything))
 memory = write.lower(*arguments, compute=compute).compile().memory_analysis()
 print(json.dumps({
-    "weights": sum(size(x) for x in jax.tree.leaves(arguments[0])),
+    "weights": device_bytes(arguments[0]),
     "arguments": memory.argument_size_in_bytes,
     "temp": memory.temp_size_in_bytes,
     "peak": memory.argument_size_in_bytes + memory.output_size_in_bytes

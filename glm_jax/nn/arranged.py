@@ -32,9 +32,8 @@ def arranged(model: GLM, *, native: bool = True) -> GLM:
     copy = jax.tree.map(lambda x: x, model)
     for layers in _stacks(copy):
         layers.attention.o_proj = layers.attention.o_proj.flattened()
-        for part in (layers.attention, layers.mlp) if native else ():
-            for name, matrix in _integers(part).items():
-                setattr(part, name, matrix.native())
+    for part, name, matrix in _integers(copy) if native else ():
+        setattr(part, name, matrix.native())
     return copy
 
 
@@ -58,19 +57,20 @@ def check_not_prepared(model: GLM, purpose: str) -> None:
 
 def packed_bytes(model: GLM) -> int:
     """What the numbers that lie two to a byte take of each device."""
-    held = [
-        matrix.weight_q[...]
-        for layers in _stacks(model)
-        for part in (layers.attention, layers.mlp)
-        for matrix in _integers(part).values()
-        if is_packed(matrix.weight_q[...], matrix.bits)
-    ]
-    return sum(q.addressable_shards[0].data.nbytes for q in held)
+    held = [(matrix.weight_q[...], matrix.bits) for _, _, matrix in _integers(model)]
+    return sum(q.addressable_shards[0].data.nbytes for q, bits in held if is_packed(q, bits))
 
 
 def _stacks(model: GLM) -> list[Any]:
     return list(model.layers) if isinstance(model.layers, nnx.List) else [model.layers]
 
 
-def _integers(part: Any) -> dict[str, QuantizedLinear]:
-    return {name: x for name, x in vars(part).items() if isinstance(x, QuantizedLinear)}
+def _integers(model: GLM) -> list[tuple[Any, str, QuantizedLinear]]:
+    """The matrices of integers, each with the module that holds it and its name there."""
+    return [
+        (part, name, matrix)
+        for layers in _stacks(model)
+        for part in (layers.attention, layers.mlp)
+        for name, matrix in vars(part).items()
+        if isinstance(matrix, QuantizedLinear)
+    ]

@@ -17,10 +17,8 @@ def on_tpu() -> bool:
 
 def vmem() -> int:
     """Bytes of fast memory of one core."""
-    try:
-        return pltpu.get_tpu_info().vmem_capacity_bytes
-    except ValueError:
-        return SMALLEST_VMEM
+    chip = _info()
+    return chip.vmem_capacity_bytes if chip else SMALLEST_VMEM
 
 
 def prefers_int8() -> bool:
@@ -30,8 +28,13 @@ def prefers_int8() -> bool:
     knows no bfloat16. A v6e makes floats as fast as it reads integers; the matrix units of v4 and
     TPU7x take none.
     """
+    chip = _info()
+    return chip is not None and chip.int8_ops_per_second > 0 and chip.generation == 5
+
+
+def _info() -> pltpu.TpuInfo | None:
+    """What is known of the chip; None where none is named."""
     try:
-        chip = pltpu.get_tpu_info()
+        return pltpu.get_tpu_info()
     except ValueError:
-        return False
-    return chip.int8_ops_per_second > 0 and chip.generation == 5
+        return None

@@ -27,10 +27,10 @@ def as_digits(
     """
     x = x.astype(jnp.float32)
     places = 8 * np.arange(count - 1, -1, -1, dtype=np.int32)
-    largest, halves = (sum(n << 8 * c for c in range(count)) for n in (127, 128))
+    largest, offset = (sum(n << 8 * c for c in range(count)) for n in (127, 128))
     unit = jnp.abs(x).max(axis=-1) / largest
     unit = jnp.where(unit == 0, 1, unit)
-    whole = jnp.round(x / unit[..., None]).astype(jnp.int32) + halves
+    whole = jnp.round(x / unit[..., None]).astype(jnp.int32) + offset
     digits = (whole[..., None, :] >> places[:, None] & 255) - 128
     return digits.astype(jnp.int8), unit
 

@@ -10,6 +10,10 @@ from flax import nnx
 
 from glm_jax.nn import GLM, Compute, arranged, is_arranged, packed_bytes, unstacked
 
+# Tokens in which a TPU regains what it takes to make int4 of packed numbers: by the compiler, for
+# ChatGLM2-6B on one v5e, 305 ms, and 7.4 ms of every token.
+_REGAINED_AFTER = 41
+
 
 def decode_compute(model: GLM, compute: Compute | None) -> Compute:
     """How to compute, unless it was said: the type of the weights, layers unrolled on CPU.
@@ -21,11 +25,6 @@ def decode_compute(model: GLM, compute: Compute | None) -> Compute:
         return compute
     unroll = model.config.num_layers if jax.default_backend() == "cpu" else 1
     return Compute(dtype=str(model.embedding.dtype), unroll=unroll)  # pyrefly: ignore
-
-
-# Tokens in which a TPU regains what it takes to make int4 of packed numbers: by the compiler, for
-# ChatGLM2-6B on one v5e, 305 ms, and 7.4 ms of every token.
-_REGAINED_AFTER = 41
 
 
 def prepare(model: GLM, steps: int | None = None) -> GLM:

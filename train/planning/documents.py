@@ -50,7 +50,7 @@ def _rewrite(
     answer: Answer,
 ) -> bool:
     """One table, each row's options in its last column; whether all of it is new."""
-    was = [line.strip("| ").split(" | ") for line in _inside(document, name).splitlines()]
+    was = [line.strip("| ").split(" | ") for line in _marked(document, name)[1].splitlines()]
     stands = {cells[-1]: cells for cells in was}
     rows, new = [], True
     for options in grid:
@@ -72,10 +72,6 @@ def _marked(document: Path, name: str) -> tuple[str, str, str]:
     if not (found and closed):
         raise ValueError(f"{document} has no marks for {name!r}: {begin.strip()} ... {end}")
     return before + begin, inside, end + after
-
-
-def _inside(document: Path, name: str) -> str:
-    return _marked(document, name)[1]
 
 
 def _put(document: Path, name: str, inside: str) -> None:
