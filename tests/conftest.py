@@ -25,7 +25,7 @@ LONGEST = (
     "viz/test_pictures.py", "serve/test_engine.py", "convert/test_fuzz.py",
     "nn/test_golden_glm.py", "chat/test_session.py", "train/test_align.py",
     "test_cli.py", "parity/test_generate.py", "peft/test_lora.py", "nn/test_unstacked.py",
-    "ops/test_attention_context.py", "ops/test_attention_tpu.py", "train/test_align_grpo.py",
+    "ops/test_attention_context.py", "ops/test_attention_kernels.py", "train/test_align_grpo.py",
 )  # fmt: skip
 
 

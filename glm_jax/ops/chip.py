@@ -1,22 +1,39 @@
-"""Which TPU a program is for, where its mesh (or else the default backend) says so."""
+"""Which chip a program is for, where its mesh (or else the default backend) says so."""
 
 from __future__ import annotations
+
+import re
 
 import jax
 from jax.experimental.pallas import tpu as pltpu
 
-# What every chip since v4 has: for programs compiled elsewhere that do not say for which chip.
+# What every TPU since v4 has: for programs compiled elsewhere that do not say for which chip.
 SMALLEST_VMEM = 16 * 2**20
+# What a program may have of shared memory on every NVIDIA GPU since Ampere, and on Hopper's and
+# Blackwell's of the data centre (H20, H100, H200, H800, GH200, B200, GB300, ...).
+SMALLEST_SHARED, LARGEST_SHARED = 99 * 2**10, 227 * 2**10
+_LARGE_SHARED = re.compile(r"\b(G?H\d{2,3}|G?B\d{3})\b")
+# Those that Triton does not compile for.
+_BEFORE_AMPERE = re.compile(r"\b([PV]100|P4|P40|T4|K80|M\d+|GTX|TITAN|RTX 20\d\d|Quadro)\b")
 
 
 def on_tpu() -> bool:
     """Whether the mesh (or else the default backend) is of TPUs."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return (device.platform if device else jax.default_backend()) == "tpu"
+    return _device()[0] == "tpu"
 
 
-def vmem() -> int:
-    """Bytes of fast memory of one core."""
+def on_nvidia() -> bool:
+    """Whether it is of NVIDIA's GPUs that Triton compiles for."""
+    platform, kind = _device()
+    return platform in ("gpu", "cuda") and "NVIDIA" in kind and not _BEFORE_AMPERE.search(kind)
+
+
+def fast_memory() -> int:
+    """Bytes of what kernels compute in: a TPU core's vector memory, or what one program may have of
+    a GPU's shared memory."""
+    platform, kind = _device()
+    if platform in ("gpu", "cuda"):
+        return LARGEST_SHARED if _LARGE_SHARED.search(kind) else SMALLEST_SHARED
     chip = _info()
     return chip.vmem_capacity_bytes if chip else SMALLEST_VMEM
 
@@ -32,8 +49,16 @@ def prefers_int8() -> bool:
     return chip is not None and chip.int8_ops_per_second > 0 and chip.generation == 5
 
 
+def _device() -> tuple[str, str]:
+    """Platform and kind."""
+    named = jax.sharding.get_abstract_mesh().abstract_device
+    if named:
+        return named.platform, named.device_kind
+    return jax.default_backend(), jax.devices()[0].device_kind
+
+
 def _info() -> pltpu.TpuInfo | None:
-    """What is known of the chip; None where none is named."""
+    """What is known of the TPU; None where none is named."""
     try:
         return pltpu.get_tpu_info()
     except ValueError:

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from glm_jax.nn import GLM
 from glm_jax.nn.block import Block
 from glm_jax.nn.positions import Rope
-from glm_jax.ops.attention.reference import HIDDEN, visible
+from glm_jax.ops.attention.online import HIDDEN
+from glm_jax.ops.attention.reference import visible
 from glm_jax.text.layout import LaidOut, stack_rows
 
 

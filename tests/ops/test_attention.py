@@ -98,5 +98,5 @@ def test_wrong_heads_and_names_are_refused():
     with pytest.raises(ValueError, match="3 query heads do not divide among 2 kv heads"):
         attention(q, k, v, start, end)
     q, k, v, start, end = inputs(0)
-    with pytest.raises(ValueError, match="choose auto, reference, chunked or tpu"):
+    with pytest.raises(ValueError, match="choose auto, reference, chunked, tpu, gpu"):
         attention(q, k, v, start, end, implementation="flash")

@@ -103,6 +103,7 @@ CASES = [
     pytest.param("ring", "reference", "tensor=2", 2, marks=pytest.mark.slow),
     ("ring", "reference", "tensor=4", 2),
     ("ring", "tpu", "context=4", 2),
+    ("ring", "gpu", "context=4", 2),
     ("gather", "chunked", "context=8", 1),
     pytest.param("gather", "reference", "tensor=2", 2, marks=pytest.mark.slow),
     ("gather", "tpu", "tensor=4", 1),

@@ -6,24 +6,25 @@ GLM's patterns are of this form: see ``glm_jax.nn.masks``.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxtyping import Array, Float, Int
 
+from glm_jax.ops.attention import gpu, tpu
 from glm_jax.ops.attention.chunked import chunked_attention
 from glm_jax.ops.attention.context import LocalAttention, Order
 from glm_jax.ops.attention.in_place import in_place_attention, reads_in_place
 from glm_jax.ops.attention.prefix import LayerPrefix
 from glm_jax.ops.attention.reference import heads_first_attention, reference_attention
 from glm_jax.ops.attention.sharded import sharded_attention
-from glm_jax.ops.attention.tpu import why_not
-from glm_jax.ops.chip import on_tpu, vmem
+from glm_jax.ops.chip import fast_memory, on_nvidia, on_tpu
 from glm_jax.ops.dropout import Dropout, Drops
 from glm_jax.sharding import constrain, ways
 
-Form = Literal["reference", "chunked", "tpu"]
+Form = Literal["reference", "chunked", "tpu", "gpu"]
 Implementation = Literal["auto"] | Form
 
+_WHY_NOT = {"tpu": tpu.why_not, "gpu": gpu.why_not}
 # Above this many scores per head the [T, S] matrix costs more memory than it saves time.
 _REFERENCE_MAX_SCORES = 1024 * 1024
 
@@ -46,10 +47,10 @@ def attention(
 
     Args:
       implementation: ``reference`` holds all [T, S] scores; ``chunked`` needs memory linear in T
-        and S and skips blocks that no query sees; ``tpu`` does the same as one kernel; ``auto``
-        is ``tpu`` on TPUs where that takes the call (see ``tpu.why_not``; decoding has
-        ``in_place_attention``), and chooses by size elsewhere, on GPUs as well: XLA's
-        own fusions, unmeasured.
+        and S and skips blocks that no query sees; ``tpu`` and ``gpu`` do the same as kernels;
+        ``auto`` is ``tpu`` on TPUs and ``gpu`` on NVIDIA's GPUs where that takes the call (see
+        their ``why_not``; decoding on TPUs has ``in_place_attention``), and chooses by size
+        elsewhere.
       dropout: rate and key for dropping attention probabilities; every implementation drops the
         same.
       prefix: keys before those of every row; the runs count it.
@@ -57,15 +58,16 @@ def attention(
         ``context`` axis; runs count keys in the row's own order in any case.
 
     Raises:
-      ValueError: heads that do not divide, an unknown implementation, ``tpu`` for a call that the
-        kernel does not take, or rows in zig-zag order that cannot be cut so.
+      ValueError: heads that do not divide, an unknown implementation, ``tpu`` or ``gpu`` for a
+        call that the kernels do not take, or rows in zig-zag order that cannot be cut so.
     """
     form, drops = _chosen(q, k, implementation), None
     if dropout is not None:
         words = constrain(dropout.words(q), "batch", "length", "heads")
         drops = Drops(dropout.rate, words)
-    if form == "tpu" or ways("length") > 1:
-        local = LocalAttention(form, vmem() if form == "tpu" else 0, drops.rate if drops else 0.0)
+    kernel = form in _WHY_NOT
+    if kernel or ways("length") > 1:
+        local = LocalAttention(form, fast_memory() if kernel else 0, drops.rate if drops else 0.0)
         return sharded_attention(
             local, q, k, v, k_start, k_end,
             prefix=prefix, order=order, words=drops.words if drops else None,
@@ -97,16 +99,17 @@ def _chosen(q, k, implementation: Implementation) -> Form:
     """What ``auto`` stands for; raises ValueError for what cannot be."""
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"{q.shape[2]} query heads do not divide among {k.shape[2]} kv heads")
-    refused = why_not(q, k)
-    if implementation == "auto" and on_tpu() and not refused:
-        implementation = "tpu"
     if implementation == "auto":
+        kernel = "tpu" if on_tpu() else "gpu" if on_nvidia() else None
+        if kernel and not _WHY_NOT[kernel](q, k):
+            return kernel
         small = q.shape[1] * k.shape[1] <= _REFERENCE_MAX_SCORES
-        implementation = "reference" if small else "chunked"
-    if implementation not in ("reference", "chunked", "tpu"):
-        raise ValueError(f"attention is {implementation!r}; choose auto, reference, chunked or tpu")
-    if implementation == "tpu" and refused:
-        raise ValueError(f"the TPU kernel does not take this call: {refused}; choose auto")
+        return "reference" if small else "chunked"
+    if implementation not in (known := get_args(Form)):
+        raise ValueError(f"attention is {implementation!r}; choose auto, {', '.join(known)}")
+    if implementation in _WHY_NOT and (refused := _WHY_NOT[implementation](q, k)):
+        kernel = implementation.upper()
+        raise ValueError(f"the {kernel} kernel does not take this call: {refused}; choose auto")
     return implementation
 
 

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from glm_jax.ops.attention.reference import HIDDEN, visible
+from glm_jax.ops.attention.online import EMPTY, HIDDEN
+from glm_jax.ops.attention.reference import visible
 from glm_jax.ops.dropout import Drops, drop, keeps
 
 
@@ -57,7 +58,7 @@ def chunked_forward(
     q_block: int = 256,
     k_block: int = 512,
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
-    """The output and the log-sum-exp of each query's scores, ``-HIDDEN`` where it sees nothing."""
+    """The output and the log-sum-exp of each query's scores, ``EMPTY`` where it sees nothing."""
     statics = _Statics(q_block, k_block, 0.0).within(q, k)
     blocks = _blocks(statics, q, k, v, k_start, k_end)
     out, saved = _attend_fwd(statics, *blocks, None)
@@ -165,7 +166,7 @@ def _forward_block(statics, q, k, v, starts, ends, words):
     top, total, out = jax.lax.fori_loop(first, last, body, start)
     empty = total == 0.0
     out = out / jnp.where(empty, 1.0, total)[..., None]
-    lse = jnp.where(empty, -HIDDEN, top + jnp.log(jnp.where(empty, 1.0, total)))
+    lse = jnp.where(empty, EMPTY, top + jnp.log(jnp.where(empty, 1.0, total)))
     return jnp.einsum("BKGTH->BTKGH", out).astype(q.dtype), lse
 
 

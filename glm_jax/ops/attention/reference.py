@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from glm_jax.ops.attention.online import HIDDEN
 from glm_jax.ops.dropout import Drops, drop, keeps
-
-# Scores of hidden keys. Finite, so that a query which sees nothing yields zeros and not NaN.
-HIDDEN = -1e30
 
 
 def visible(

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from glm_jax.ops.attention.context.local import EMPTY, LocalAttention
+from glm_jax.ops.attention.context.local import LocalAttention
 from glm_jax.ops.attention.context.order import Order, within
+from glm_jax.ops.attention.online import EMPTY, HIDDEN
 from glm_jax.ops.attention.prefix import LayerPrefix
-from glm_jax.ops.attention.reference import HIDDEN
 
 
 class Ring(NamedTuple):

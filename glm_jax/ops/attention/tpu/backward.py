@@ -17,10 +17,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
+from glm_jax.ops.attention.online import to_base_2
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.layout import gather_rows, scatter_rows
 from glm_jax.ops.attention.tpu.tables import Fetches, Spans
-from glm_jax.ops.attention.tpu.tiles import dot, hide, kept, to_base_2, walk
+from glm_jax.ops.attention.tpu.tiles import dot, hide, kept, walk
 from glm_jax.ops.dropout import drop
 
 

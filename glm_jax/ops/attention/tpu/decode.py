@@ -18,9 +18,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int, Int8
 
-from glm_jax.ops.attention.tpu.forward import LOWEST
+from glm_jax.ops.attention.online import HIDDEN, LOWEST, to_base_2
 from glm_jax.ops.attention.tpu.steps import Cut, Steps, cut, list_steps
-from glm_jax.ops.attention.tpu.tiles import HIDDEN, dot, to_base_2
+from glm_jax.ops.attention.tpu.tiles import dot
 
 # Rows of a head's queries come in whole vectors of the narrower type.
 _ROWS = 16

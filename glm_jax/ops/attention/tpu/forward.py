@@ -17,17 +17,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
+from glm_jax.ops.attention.online import EMPTY, LOWEST, to_base_2
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.layout import gather_rows, scatter_rows
 from glm_jax.ops.attention.tpu.tables import Fetches, Spans
-from glm_jax.ops.attention.tpu.tiles import HIDDEN, dot, hide, kept, to_base_2, walk
+from glm_jax.ops.attention.tpu.tiles import dot, hide, kept, walk
 from glm_jax.ops.dropout import drop
-
-# Hidden scores lie below the lowest possible maximum, so that a row which has seen nothing yet
-# weighs them with 2 ** (HIDDEN - LOWEST) = 0 and not with 2 ** 0.
-LOWEST = 0.5 * HIDDEN
-# The log-sum-exp of a row that sees nothing: its probabilities come out as zero.
-EMPTY = 1e30
 
 
 def _kernel(*refs, blocks: Blocks, groups: int, dropout: float, drops: bool):

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from glm_jax.ops.attention.online import to_base_2
 from glm_jax.ops.attention.tpu import layout, tables
 from glm_jax.ops.attention.tpu.backward import backward
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.forward import forward
-from glm_jax.ops.attention.tpu.tiles import to_base_2
 from glm_jax.ops.dropout import counted_from
 
 
@@ -40,7 +40,7 @@ def range_attention(
     words: Int[Array, "B T N"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """See ``glm_jax.ops.attention.attention``; any T and S, padded inside to whole blocks."""
-    return _forward(plan, q, k, v, k_start, k_end, words)[0]
+    return range_forward(plan, q, k, v, k_start, k_end, words)[0]
 
 
 def _rows(blocks: Blocks, x: Float[Array, "B T N H"], kv_heads: int) -> Float[Array, "B K H R"]:
@@ -78,7 +78,8 @@ def _word_rows(blocks: Blocks, words: Array | None, kv_heads: int) -> Array | No
     return None if words is None else _rows(blocks, words[..., None], kv_heads)
 
 
-def _forward(plan, q, k, v, k_start, k_end, words):
+def range_forward(plan: Plan, q, k, v, k_start, k_end, words):
+    """The output, and what ``range_backward`` wants: at last the log-sum-exp [B, T, N], base 2."""
     (t, n, h), kv_heads, blocks = q.shape[1:], k.shape[2], plan.forward
     groups = n // kv_heads
     k_start, k_end = (jnp.clip(x, 0, k.shape[1]) for x in (k_start, k_end))
@@ -96,7 +97,9 @@ def _forward(plan, q, k, v, k_start, k_end, words):
     return out, (q, k, v, k_start, k_end, words, out, lse)
 
 
-def _backward(plan, saved, d_out):
+def range_backward(plan: Plan, saved, d_out):
+    """The gradients of ``range_attention``'s arguments; the output and the log-sum-exp may be over
+    more keys than these, and dq is then what these add to it."""
     q, k, v, k_start, k_end, words, out, lse = saved
     s, h, kv_heads, blocks = k.shape[1], q.shape[3], k.shape[2], plan.backward
     groups = q.shape[2] // kv_heads
@@ -140,4 +143,4 @@ def _backward(plan, saved, d_out):
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None, None
 
 
-range_attention.defvjp(_forward, _backward)
+range_attention.defvjp(range_forward, range_backward)

@@ -1,15 +1,6 @@
-"""What each tile of queries has to read, worked out before the kernel starts and read as scalars.
+"""What each tile of queries has to read, as the scalars that the kernels prefetch.
 
-A tile is a run of queries that are computed together. Keys are counted in units: of the units
-``[first, stop)`` that some query of the tile sees, all of its queries see all of
-``[inner_first, inner_stop)``, so only the units outside that need a mask::
-
-    queries of one tile    keys in units of 4
-    . . . . . . 1 1 1 1 1 1 1 1 1 1 1 1 1 . . .
-    . . . . . . 1 1 1 1 1 1 1 1 1 1 1 1 1 1 . .
-    0       1       2       3       4       5
-            first=1 inner_first=2   inner_stop=4
-                                            stop=6
+See ``glm_jax.ops.attention.spans`` for what the numbers mean.
 """
 
 from __future__ import annotations
@@ -20,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-_FAR = 2**30
+from glm_jax.ops.attention import spans as shared
+from glm_jax.ops.attention.spans import FAR
 
 
 class Spans(NamedTuple):
@@ -48,23 +40,9 @@ def spans(
     k_start: Int[Array, "B T"], k_end: Int[Array, "B T"], *, tile: int, unit: int, part: int
 ) -> Spans:
     """The units that tiles of ``tile`` queries see, and parts of them; T is a multiple of both."""
-    parts = _outer(k_start, k_end, part, unit)
-    first, stop = _outer(k_start, k_end, tile, unit)
-    start, end = (x.reshape(len(x), -1, tile) for x in (k_start, k_end))
-    inner_first = jnp.clip(-(-start.max(axis=-1) // unit), first, stop)
-    inner_stop = jnp.clip(end.min(axis=-1) // unit, inner_first, stop)
-    found = first, inner_first, inner_stop, stop, *parts
+    parts = shared.outer(k_start, k_end, part, unit)
+    found = *shared.spans(k_start, k_end, tile=tile, unit=unit), *parts
     return Spans(*(x.astype(jnp.int32).reshape(-1) for x in found))
-
-
-def _outer(k_start: Array, k_end: Array, size: int, unit: int) -> tuple[Array, Array]:
-    """First and last-but-one unit that any of ``size`` queries sees."""
-    start, end = (x.reshape(len(x), -1, size) for x in (k_start, k_end))
-    seen = start < end
-    low = jnp.where(seen, start, _FAR).min(axis=-1)
-    high = jnp.where(seen, end, 0).max(axis=-1)
-    stop = -(-high // unit)
-    return jnp.minimum(low // unit, stop), stop
 
 
 def fetches(of: Spans, *, batch: int, tiles: int, units: int) -> Fetches:
@@ -72,7 +50,7 @@ def fetches(of: Spans, *, batch: int, tiles: int, units: int) -> Fetches:
     first, stop = (x.reshape(batch, -1, tiles) for x in (of.first, of.stop))
     seen = first < stop
     some = seen.any(axis=-1)
-    low = jnp.where(some, jnp.where(seen, first, _FAR).min(axis=-1) // units, 0)
+    low = jnp.where(some, jnp.where(seen, first, FAR).min(axis=-1) // units, 0)
     high = jnp.where(some, (jnp.where(seen, stop, 1).max(axis=-1) - 1) // units, 0)
     # A block that sees nothing names the one before it, so that nothing new is read for it.
     held = jax.lax.cummax(jnp.where(some, jnp.arange(some.shape[1]), 0), axis=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +11,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Int
 
+from glm_jax.ops.attention.online import HIDDEN
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.attention.tpu.tables import Spans
 from glm_jax.ops.dropout import counted_from, keeps
-
-# Finite, so that what is hidden never makes a NaN.
-HIDDEN = -1e30
 
 # step(head, lanes, keys, first_key, masked): rows and keys as slices of what is in fast memory.
 Step = Callable[[int, Any, Any, Array, bool], None]
@@ -72,11 +69,6 @@ def walk(
         return 0
 
     jax.lax.fori_loop(0, groups * blocks.queries // blocks.lanes, tile, 0)
-
-
-def to_base_2(head_dim: int) -> float:
-    """What makes the product of a query and a key the power of two of its weight."""
-    return math.log2(math.e) * head_dim**-0.5
 
 
 def dot(x: Array, y: Array, contract: tuple[int, int]) -> Array:

@@ -1,4 +1,4 @@
-"""The TPU kernel, interpreted on CPU, against float64 numpy: values and all three gradients."""
+"""The kernels, interpreted on CPU, against float64 numpy: values and all three gradients."""
 
 import dataclasses
 import functools
@@ -14,30 +14,38 @@ from jax.sharding import AxisType
 from glm_jax.ops import chip
 from glm_jax.ops.attention import attention
 from glm_jax.ops.attention.context import LocalAttention
+from glm_jax.ops.attention.gpu import blocks as gpu_blocks
+from glm_jax.ops.attention.gpu import kernel as gpu_kernel
 from glm_jax.ops.attention.sharded import sharded_attention
+from glm_jax.ops.attention.tpu import kernel as tpu_kernel
 from glm_jax.ops.attention.tpu.blocks import Blocks
-from glm_jax.ops.attention.tpu.kernel import Plan, range_attention
 from glm_jax.ops.dropout import keeps
 
 B, T, S, N, K, H = 2, 21, 29, 4, 2, 8
 
 FORWARD = Blocks(queries=8, lanes=16, keys=16, step=8, unit=4, heads=2)
 BACKWARD = Blocks(queries=8, lanes=8, keys=16, step=8, unit=4)
+TPU = functools.partial(tpu_kernel.Plan, interpret=True)
 PLANS = {
     # Two blocks of keys forward, two segments backward.
-    "segments": Plan(FORWARD, BACKWARD, interpret=True),
-    "in place": Plan(
-        dataclasses.replace(FORWARD, in_place=True),
-        dataclasses.replace(BACKWARD, in_place=True),
-        interpret=True,
+    "tpu, segments": TPU(FORWARD, BACKWARD),
+    "tpu, in place": TPU(
+        dataclasses.replace(FORWARD, in_place=True), dataclasses.replace(BACKWARD, in_place=True)
     ),
     # All keys at once, and several tiles of queries in a program.
-    "whole": Plan(
+    "tpu, whole": TPU(
         Blocks(queries=16, lanes=8, keys=32, step=8, unit=4, part=4),
         Blocks(queries=16, lanes=8, keys=32, step=16, unit=4, heads=2, part=2),
+    ),
+    # Every kernel with blocks of its own; heads are padded to 16 channels.
+    "gpu": gpu_kernel.Plan(
+        gpu_blocks.Cut(
+            gpu_blocks.Blocks(8, 4, 1), gpu_blocks.Blocks(4, 8, 1), gpu_blocks.Blocks(4, 4, 1)
+        ),
         interpret=True,
     ),
 }
+KERNELS = {"tpu": tpu_kernel, "gpu": gpu_kernel}
 
 
 def numpy_attention(q, k, v, starts, ends, d_out, kept=None):
@@ -71,7 +79,8 @@ def compiled(name: str, rate: float = 0.0):
     @jax.jit
     def run(q, k, v, starts, ends, d_out, words=None):
         plan = PLANS[name]._replace(dropout=rate)
-        attend = lambda q, k, v: range_attention(plan, q, k, v, starts, ends, words)
+        kernel = KERNELS[name[:3]]
+        attend = lambda q, k, v: kernel.range_attention(plan, q, k, v, starts, ends, words)
         out, pull = jax.vjp(attend, q, k, v)
         return out, *pull(d_out)
 
@@ -143,11 +152,12 @@ def test_dropout_is_that_of_the_words_forward_and_backward(name):
         np.testing.assert_allclose(mine, right, atol=1e-5)
 
 
-def test_a_rate_of_zero_drops_nothing():
+@pytest.mark.parametrize("name", ["tpu, in place", "gpu"])
+def test_a_rate_of_zero_drops_nothing(name):
     q, k, v, d_out = inputs(2)
     ends = np.full((B, T), S, np.int32)
     words = np.zeros((B, T, N), np.int32)
-    ours = compiled("in place")(q, k, v, 0 * ends, ends, d_out, words)
+    ours = compiled(name)(q, k, v, 0 * ends, ends, d_out, words)
     for mine, right in zip(ours, numpy_attention(q, k, v, 0 * ends, ends, d_out), strict=True):
         np.testing.assert_allclose(mine, right, atol=5e-6)
 
@@ -160,17 +170,18 @@ def test_queries_that_see_nothing_give_zeros_and_take_no_gradient(name):
         assert not np.asarray(x).any()
 
 
-def test_what_no_query_sees_is_not_computed():
+@pytest.mark.parametrize("name", ["tpu, segments", "gpu"])
+def test_what_no_query_sees_is_not_computed(name):
     """Keys of other documents are NaN: a product with them, masked or not, would show."""
     q, k, v, d_out = inputs(0)
     k[:, :16] = v[:, :16] = np.nan
     starts, ends = np.full((B, T), 16, np.int32), np.full((B, T), S, np.int32)
-    out, dq, dk, dv = compiled("segments")(q, k, v, starts, ends, d_out)
+    out, dq, dk, dv = compiled(name)(q, k, v, starts, ends, d_out)
     assert all(np.isfinite(x).all() for x in (out, dq))
     assert not np.asarray(dk)[:, :16].any() and not np.asarray(dv)[:, :16].any()
 
 
-@pytest.mark.parametrize("name", ["whole", "in place"])
+@pytest.mark.parametrize("name", ["tpu, whole", "tpu, in place", "gpu"])
 def test_bfloat16_is_as_near_as_bfloat16_allows(name):
     q, k, v, d_out = (jnp.asarray(x, jnp.bfloat16) for x in inputs(1))
     ends = np.broadcast_to(np.arange(1, T + 1, dtype=np.int32), (B, T))
@@ -180,8 +191,8 @@ def test_bfloat16_is_as_near_as_bfloat16_allows(name):
         np.testing.assert_allclose(np.asarray(mine, np.float64), right, atol=0.02, rtol=0.02)
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2])
-def test_on_a_mesh_it_gives_what_one_device_gives(kv_heads):
+@pytest.mark.parametrize(("form", "kv_heads"), [("tpu", 1), ("tpu", 2), ("gpu", 1)])
+def test_on_a_mesh_it_gives_what_one_device_gives(form, kv_heads):
     """Batch, heads and queries cut; two key heads are cut, one is shared by the shards."""
     rng = np.random.default_rng(0)
     q, weights = rng.normal(size=(2, 2, 128, 4, 16)).astype(np.float32)
@@ -193,7 +204,7 @@ def test_on_a_mesh_it_gives_what_one_device_gives(kv_heads):
         out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, *ends), q, k, v)
         return out, *pull(weights)
 
-    kernel = functools.partial(sharded_attention, LocalAttention("tpu", 2**26, interpret=True))
+    kernel = functools.partial(sharded_attention, LocalAttention(form, 2**26, interpret=True))
     axes = ("data", "fsdp", "tensor", "context")
     mesh = jax.make_mesh((2, 1, 2, 2), axes, axis_types=(AxisType.Auto,) * 4)
     with jax.set_mesh(mesh):
@@ -203,20 +214,72 @@ def test_on_a_mesh_it_gives_what_one_device_gives(kv_heads):
         np.testing.assert_allclose(mine, right, atol=2e-5, rtol=1e-5)
 
 
-def test_a_call_that_the_kernel_does_not_take_says_why():
-    call = lambda t, heads, dtype: [
-        jnp.zeros((1, t, heads, 16), dtype),
-        *jnp.zeros((2, 1, 8, 1, 16), dtype),
+def call(t, heads, dtype, channels=16):
+    return [
+        jnp.zeros((1, t, heads, channels), dtype),
+        *jnp.zeros((2, 1, 8, 1, channels), dtype),
         *jnp.zeros((2, 1, t), jnp.int32),
     ]
-    with pytest.raises(ValueError, match="4 query rows per key head do not fill"):
-        attention(*call(1, 4, jnp.bfloat16), implementation="tpu")
-    with pytest.raises(ValueError, match="q is float16"):
-        attention(*call(256, 1, jnp.float16), implementation="tpu")
 
 
-def test_auto_is_not_the_kernel_without_a_tpu():
+@pytest.mark.parametrize(
+    ("form", "shape", "why"),
+    [
+        ("tpu", (4, 1, jnp.bfloat16), "TPU kernel .* 4 query rows per key head do not fill"),
+        ("tpu", (256, 1, jnp.float16), "q is float16"),
+        ("gpu", (4, 1, jnp.bfloat16), "GPU kernel .* 4 queries per row; they take 16 and more"),
+        ("gpu", (16, 1, jnp.int8), "q is int8"),
+        ("gpu", (16, 1, jnp.float32, 192), "head_dim is 192; of float32 they take up to 128"),
+    ],
+)
+def test_a_call_that_the_kernels_do_not_take_says_why(form, shape, why):
+    with pytest.raises(ValueError, match=why):
+        attention(*call(*shape), implementation=form)
+
+
+def test_auto_is_no_kernel_on_a_cpu():
     q, k, v, _ = inputs(0)
     ends = np.full((B, T), S, np.int32)
     auto = jax.jit(attention).lower(q, k, v, 0 * ends, ends).as_text()
-    assert "range_attention" not in auto and not chip.on_tpu()
+    assert "range_attention" not in auto and not chip.on_tpu() and not chip.on_nvidia()
+
+
+@pytest.mark.parametrize(
+    ("kind", "takes", "memory"),
+    [
+        ("NVIDIA H100 80GB HBM3", True, 227), ("NVIDIA H20", True, 227), ("NVIDIA B200", True, 227),
+        ("NVIDIA GH200 480GB", True, 227), ("NVIDIA A100-SXM4-80GB", True, 99),
+        ("NVIDIA GeForce RTX 4090", True, 99), ("NVIDIA GB10", True, 99), ("NVIDIA L4", True, 99),
+        ("NVIDIA Tesla T4", False, 99), ("Tesla V100-SXM2-32GB", False, 99),
+        ("NVIDIA GeForce RTX 2080 Ti", False, 99), ("AMD Instinct MI300X", False, 99),
+    ],
+)  # fmt: skip
+def test_which_gpus_the_kernels_are_for(kind, takes, memory):
+    class Named:
+        platform, device_kind = "gpu", kind
+
+    class Mesh:
+        abstract_device = Named
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.sharding, "get_abstract_mesh", Mesh)
+        assert chip.on_nvidia() == takes and not chip.on_tpu()
+        assert chip.fast_memory() == memory * 2**10
+
+
+@pytest.mark.parametrize("shared", [99 * 2**10, 227 * 2**10])
+@pytest.mark.parametrize(("dtype", "channels"), [("bfloat16", 128), ("float32", 64)])
+def test_the_gpu_kernels_are_lowered_for_cuda(shared, dtype, channels):
+    """Which JAX does anywhere; only what Triton then makes of it needs NVIDIA's compiler."""
+    local = LocalAttention("gpu", shared, dropout=0.1)
+    shape = lambda *sizes, dtype=dtype: jax.ShapeDtypeStruct(sizes, dtype)
+    q, k = shape(1, 300, 4, channels), shape(1, 300, 2, channels)
+    ends = shape(1, 300, dtype="int32")
+
+    def both(q, k, v, k_start, k_end, words, d_out):
+        out, pull = jax.vjp(lambda q, k, v: local(q, k, v, k_start, k_end, words), q, k, v)
+        return out, *pull(d_out)
+
+    traced = jax.jit(both).trace(q, k, k, ends, ends, shape(1, 300, 4, dtype="int32"), q)
+    lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert lowered.count("__gpu$xla.gpu.triton") == 3
