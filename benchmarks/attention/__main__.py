@@ -4,9 +4,10 @@
 
 One JSON line. ``efficiency``: pairs of query and key that the TPU kernel computes for each pair
 that is visible, by rows and by model, the worst of the chips and of both passes; this is counted
-and needs no TPU. ``timings``: a forward and backward pass over causal rows in this machine's
-implementations: our TPU kernel and splash attention on a TPU, tokamax and cuDNN on a GPU, XLA on a
-CPU. The exit status is 1 where the kernel computes more than it may.
+and needs no TPU. ``timings``: a forward and backward pass over causal rows, and over packed rows of
+blank infilling, in this machine's implementations: our kernel and splash attention on a TPU, our
+kernel, cuDNN and tokamax on a GPU, XLA on a CPU. The exit status is 1 where the TPU kernel computes
+more than it may. What our kernels for GPUs are made into, on any machine: benchmarks.attention.gpu.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks.attention import timing
 from benchmarks.attention.efficiency import (
     MOST_CAUSAL,
     MOST_PACKED,
+    Ranges,
     causal_row,
     packed_rows,
     worst,
@@ -71,9 +73,17 @@ def main(options: Options) -> None:
     if options.tokens:
         shape = (options.rows, options.tokens, *heads_of(options.models[-1]))
         dtype = timing.default_dtype(backend)
-        attends = timing.alternatives(backend)
         result["shape"], result["dtype"] = shape, dtype
-        result["timings"] = timing.measure(attends, shape, dtype, options.rounds)
+        rows: dict[timing.Rows, Ranges] = {
+            "causal": causal_row(options.tokens, options.rows),
+            "packed": packed_rows(options.infilling, options.rows, options.tokens),
+        }
+        result["timings"] = {
+            name: timing.measure(
+                timing.alternatives(backend, name), shape, dtype, options.rounds, ranges
+            )
+            for name, ranges in rows.items()
+        }
     print(json.dumps(result))
     sys.exit(any(x > most[name] for name, of in efficiency.items() for x in of.values()))
 

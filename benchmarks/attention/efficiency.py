@@ -34,8 +34,8 @@ def packed_rows(infilling: str, rows: int, length: int) -> Ranges:
     return np.stack([row["k_start"] for row in made]), np.stack([row["k_end"] for row in made])
 
 
-def causal_row(length: int) -> Ranges:
-    start, end = causal_ranges(1, length)
+def causal_row(length: int, rows: int = 1) -> Ranges:
+    start, end = causal_ranges(rows, length)
     return np.asarray(start), np.asarray(end)
 
 

@@ -1,4 +1,4 @@
-"""One layer's attention on one TPU device, lowered for a chip that need not be here."""
+"""One layer's attention on one device, lowered for a chip that need not be here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from glm_jax import sharding
 from glm_jax.config import preset
-from glm_jax.ops.attention import attention
+from glm_jax.ops.attention import Implementation, attention
 from glm_jax.ops.attention.tpu.decode import decode_forward
 from train.planning.topology import topology
 
@@ -71,9 +71,9 @@ def device_of(chip: str) -> Any:
     return topologies.get_topology_desc(topology_name=name, platform="tpu", **where).devices[0]
 
 
-def _on(chip: str) -> tuple[Mesh, Callable[..., jax.ShapeDtypeStruct]]:
+def _on(device: Any) -> tuple[Mesh, Callable[..., jax.ShapeDtypeStruct]]:
     """A mesh of one device, and a function that describes an array there."""
-    mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=1), [device_of(chip)])
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=1), [device])
     here = NamedSharding(mesh, PartitionSpec())
     return mesh, lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(
         shape, dtype, sharding=here
@@ -81,15 +81,32 @@ def _on(chip: str) -> tuple[Mesh, Callable[..., jax.ShapeDtypeStruct]]:
 
 
 def lower(program: Program, *, gradient: bool = True) -> jax.stages.Lowered:
-    """For one device of the chip, through the same door that the network takes."""
-    mesh, array = _on(program.chip)
-    heads, kv_heads, head_dim = program.heads
-    q = array(1, program.length, heads, head_dim)
-    k = array(1, program.length, kv_heads, head_dim)
-    ranges = array(1, program.length, dtype=jnp.int32)
+    """For one device of the chip."""
+    device = device_of(program.chip)
+    return lower_attention(device, program.heads, program.length, "tpu", gradient=gradient)
+
+
+def lower_attention(
+    device: Any,
+    heads: tuple[int, int, int],
+    length: int,
+    implementation: Implementation,
+    *,
+    gradient: bool = True,
+) -> jax.stages.Lowered:
+    """For this device, through the same door that the network takes.
+
+    Args:
+      heads: query heads, key heads, head_dim.
+    """
+    mesh, array = _on(device)
+    query_heads, kv_heads, head_dim = heads
+    q = array(1, length, query_heads, head_dim)
+    k = array(1, length, kv_heads, head_dim)
+    ranges = array(1, length, dtype=jnp.int32)
 
     def forward(q, k, v, start, end):
-        return attention(q, k, v, start, end, implementation="tpu")
+        return attention(q, k, v, start, end, implementation=implementation)
 
     def both(q, k, v, start, end, d_out):
         out, pull = jax.vjp(lambda q, k, v: forward(q, k, v, start, end), q, k, v)
@@ -102,7 +119,7 @@ def lower(program: Program, *, gradient: bool = True) -> jax.stages.Lowered:
 
 
 def lower_decode(program: Decode) -> jax.stages.Lowered:
-    mesh, array = _on(program.chip)
+    mesh, array = _on(device_of(program.chip))
     heads, kv_heads, head_dim = heads_of(program.model)
     shape = 2, program.rows, kv_heads, program.slots
     held = array(*shape, head_dim, dtype=program.dtype)

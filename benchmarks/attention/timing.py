@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
-from glm_jax.nn.masks import causal_ranges
+from benchmarks.attention.efficiency import Ranges
 from glm_jax.ops.attention import Implementation, attention
+from glm_jax.ops.attention.reference import visible
 
-Attend = Callable[[Array, Array, Array], Float[Array, "B T N H"]]
+Rows = Literal["causal", "packed"]
+# attend(q, k, v, k_start, k_end)
+Attend = Callable[[Array, Array, Array, Array, Array], Float[Array, "B T N H"]]
 
 
 def ours(implementation: Implementation) -> Attend:
-    def attend(q, k, v):
-        ranges = causal_ranges(*q.shape[:2])
-        return attention(q, k, v, *ranges, implementation=implementation)
-
-    return attend
+    return functools.partial(attention, implementation=implementation)
 
 
-def splash(q, k, v) -> Array:
-    """JAX's TPU kernel for masks that are known when the program is traced."""
+def splash(q, k, v, k_start, k_end) -> Array:
+    """JAX's TPU kernel for masks that are known when the program is traced: causal."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     (_, length, heads, head_dim), block = q.shape, min(1024, q.shape[1])
@@ -41,37 +43,48 @@ def splash(q, k, v) -> Array:
     return turn(jax.vmap(kernel)(turn(q * head_dim**-0.5), turn(k), turn(v)))
 
 
-def jax_attention(implementation: Any) -> Attend:
-    def attend(q, k, v):
-        return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=implementation)
+def library(attend: Callable[..., Array], rows: Rows) -> Attend:
+    """A library's attention: told that rows are causal, or with a mask of all pairs."""
 
-    return attend
+    def call(q, k, v, k_start, k_end):
+        if rows == "causal":
+            return attend(q, k, v, is_causal=True)
+        return attend(q, k, v, mask=mask(k_start, k_end, k.shape[1]))
 
-
-def tokamax(q, k, v) -> Array:
-    import tokamax  # pyrefly: ignore
-
-    return tokamax.dot_product_attention(q, k, v, is_causal=True)
+    return call
 
 
-def alternatives(backend: str) -> dict[str, Attend]:
-    """By name; ours first."""
-    found = {"chunked": ours("chunked"), "jax-xla": jax_attention("xla")}
+def mask(k_start: Int[Array, "B T"], k_end: Int[Array, "B T"], keys: int) -> Bool[Array, "B 1 T S"]:
+    return visible(k_start, k_end, jnp.arange(keys))[:, 0]
+
+
+def alternatives(backend: str, rows: Rows) -> dict[str, Attend]:
+    """By name; ours, which the others are compared with, first."""
+    of_jax = lambda name: library(
+        functools.partial(jax.nn.dot_product_attention, implementation=name), rows
+    )
+    found = {"chunked": ours("chunked"), "jax-xla": of_jax("xla")}
     if backend == "tpu":
-        return {"tpu": ours("tpu"), "splash": splash, **found}
+        return {"tpu": ours("tpu"), **({"splash": splash} if rows == "causal" else {}), **found}
     if backend == "gpu":
-        found["jax-cudnn"] = jax_attention("cudnn")
+        found = {"gpu": ours("gpu"), **found, "jax-cudnn": of_jax("cudnn")}
         if importlib.util.find_spec("tokamax"):
-            found["tokamax"] = tokamax
+            import tokamax  # pyrefly: ignore
+
+            found["tokamax"] = library(tokamax.dot_product_attention, rows)
         return found
     return {"reference": ours("reference"), **found}
 
 
 def measure(
-    attends: dict[str, Attend], shape: tuple[int, int, int, int, int], dtype: str, rounds: int
+    attends: dict[str, Attend],
+    shape: tuple[int, int, int, int, int],
+    dtype: str,
+    rounds: int,
+    ranges: Ranges,
 ) -> dict[str, dict[str, Any]]:
-    """Milliseconds (the median over the rounds) and MiB of temporaries of a forward and backward
-    pass over causal rows, or why there are none.
+    """Of a forward and backward pass milliseconds (the median over the rounds), MiB of temporaries
+    and how far the output is from the first's, over its largest number; or why there are none.
 
     Args:
       shape: rows, tokens, query heads, key heads, head_dim.
@@ -79,19 +92,20 @@ def measure(
     rows, tokens, heads, kv_heads, head_dim = shape
     keys = jax.random.split(jax.random.key(0), 4)
     draw = lambda key, n: jax.random.normal(key, (rows, tokens, n, head_dim), dtype)
-    inputs = tuple(
+    q, k, v, d_out = (
         draw(key, n) for key, n in zip(keys, (heads, kv_heads, kv_heads, heads), strict=True)
     )
-    runs, found = {}, {}
+    inputs = q, k, v, *map(jnp.asarray, ranges), d_out
+    runs, found, outputs = {}, {}, {}
     for name, attend in attends.items():
 
-        def both(q, k, v, d_out, attend=attend):
-            out, pull = jax.vjp(attend, q, k, v)
+        def both(q, k, v, k_start, k_end, d_out, attend=attend):
+            out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, k_start, k_end), q, k, v)
             return out, *pull(d_out)
 
         try:
             compiled = jax.jit(both).lower(*inputs).compile()
-            jax.block_until_ready(compiled(*inputs))
+            outputs[name] = np.asarray(compiled(*inputs)[0], np.float32)
         except (jax.errors.JaxRuntimeError, ValueError, RuntimeError, NotImplementedError) as e:
             found[name] = {"refused": str(e).split("\n")[0][:200]}
             continue
@@ -102,10 +116,14 @@ def measure(
             begin = time.perf_counter()
             jax.block_until_ready(run(*inputs))
             seconds[name].append(time.perf_counter() - begin)
+    # Of queries that see something: for the others libraries give any number.
+    seen = ranges[0] < ranges[1]
+    first = next(iter(outputs.values()))[seen] if outputs else None
     for name, run in runs.items():
         found[name] = {
             "ms": round(statistics.median(seconds[name]) * 1e3, 1),
             "temporaries_mib": round(run.memory_analysis().temp_size_in_bytes / 2**20, 1),
+            "difference": float(f"{abs(outputs[name][seen] - first).max() / abs(first).max():.1e}"),
         }
     return found
 
