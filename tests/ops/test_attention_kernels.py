@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental import pallas as pl
 from jax.sharding import AxisType
 
 from glm_jax.ops import chip
@@ -20,6 +21,7 @@ from glm_jax.ops.attention.sharded import sharded_attention
 from glm_jax.ops.attention.tpu import kernel as tpu_kernel
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.dropout import keeps
+from tests import triton
 
 B, T, S, N, K, H = 2, 21, 29, 4, 2, 8
 
@@ -283,3 +285,28 @@ def test_the_gpu_kernels_are_lowered_for_cuda(shared, dtype, channels):
     traced = jax.jit(both).trace(q, k, k, ends, ends, shape(1, 300, 4, dtype="int32"), q)
     lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert lowered.count("__gpu$xla.gpu.triton") == 3
+
+
+@pytest.mark.parametrize(("dtype", "rate"), [("float32", 0.3), ("bfloat16", 0.0)])
+def test_what_triton_gets_computes_attention(monkeypatch, dtype, rate):
+    """Its own instructions in numpy, pointers and inline PTX included."""
+    monkeypatch.setattr(pl, "pallas_call", triton.pallas_call)
+    rng = np.random.default_rng(0)
+    q, d_out = jnp.asarray(rng.normal(size=(2, 2, 37, 4, 24)), dtype)
+    k, v = jnp.asarray(rng.normal(size=(2, 2, 53, 2, 24)), dtype)
+    starts, ends = np.sort(rng.integers(0, 54, size=(2, 2, 37)), axis=0).astype(np.int32)
+    starts[0], ends[0] = 0, np.arange(37) + 10
+    words = rng.integers(-(2**31), 2**31, size=(2, 37, 4)).astype(np.int32) if rate else None
+    sizes = (16, 32), (32, 16), (16, 16)
+    small = gpu_blocks.Cut(*(gpu_blocks.Blocks(*x, 4) for x in sizes))
+    table = gpu_blocks.choose(37, 53, 24, q.dtype.itemsize, chip.LARGEST_SHARED)
+    plan = gpu_kernel.Plan(small if dtype == "float32" else table, rate)
+    attend = lambda q, k, v: gpu_kernel.range_attention(plan, q, k, v, starts, ends, words)
+    out, pull = jax.vjp(attend, q, k, v)
+    kept = np.ones((2, 37, 4, 53))
+    if rate:
+        kept = np.asarray(keeps(rate, words[..., None], np.arange(53, dtype=np.int32))) / (1 - rate)
+    theirs = numpy_attention(q, k, v, starts, ends, d_out, kept)
+    for mine, right in zip((out, *pull(d_out)), theirs, strict=True):
+        near = 1e-5 if dtype == "float32" else 0.03
+        np.testing.assert_allclose(np.asarray(mine, np.float64), right, atol=near, rtol=near)
