@@ -14,7 +14,10 @@ SMALLEST_VMEM = 16 * 2**20
 SMALLEST_SHARED, LARGEST_SHARED = 99 * 2**10, 227 * 2**10
 _LARGE_SHARED = re.compile(r"\b(G?H\d{2,3}|G?B\d{3})\b")
 # Those that Triton does not compile for.
-_BEFORE_AMPERE = re.compile(r"\b([PV]100|P4|P40|T4|K80|M\d+|GTX|TITAN|RTX 20\d\d|Quadro)\b")
+_BEFORE_AMPERE = re.compile(
+    r"\b([PV]100\w*|P4|P6|P40|T\d{1,4}|K\d+m?|M\d+|MX\d+|\d{3}MX|CMP|GTX|TITAN|RTX 20[678]0"
+    r"|Quadro)\b"
+)
 
 
 def on_tpu() -> bool:
@@ -25,7 +28,11 @@ def on_tpu() -> bool:
 def on_nvidia() -> bool:
     """Whether it is of NVIDIA's GPUs that Triton compiles for."""
     platform, kind = _device()
-    return platform in ("gpu", "cuda") and "NVIDIA" in kind and not _BEFORE_AMPERE.search(kind)
+    if platform not in ("gpu", "cuda") or "NVIDIA" not in kind:
+        return False
+    here = _default_device()
+    capability = getattr(here, "compute_capability", "") if here.device_kind == kind else ""
+    return float(capability) >= 8 if capability else not _BEFORE_AMPERE.search(kind)
 
 
 def fast_memory() -> int:
@@ -54,7 +61,13 @@ def _device() -> tuple[str, str]:
     named = jax.sharding.get_abstract_mesh().abstract_device
     if named:
         return named.platform, named.device_kind
-    return jax.default_backend(), jax.devices()[0].device_kind
+    here = _default_device()
+    return here.platform, here.device_kind
+
+
+def _default_device() -> jax.Device:
+    chosen = jax.config.jax_default_device  # pyrefly: ignore
+    return chosen if isinstance(chosen, jax.Device) else jax.devices(chosen)[0]
 
 
 def _info() -> pltpu.TpuInfo | None:

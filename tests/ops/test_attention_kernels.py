@@ -18,6 +18,7 @@ from glm_jax.ops.attention.context import LocalAttention
 from glm_jax.ops.attention.gpu import blocks as gpu_blocks
 from glm_jax.ops.attention.gpu import kernel as gpu_kernel
 from glm_jax.ops.attention.sharded import sharded_attention
+from glm_jax.ops.attention.spans import spans
 from glm_jax.ops.attention.tpu import kernel as tpu_kernel
 from glm_jax.ops.attention.tpu.blocks import Blocks
 from glm_jax.ops.dropout import keeps
@@ -183,6 +184,33 @@ def test_what_no_query_sees_is_not_computed(name):
     assert not np.asarray(dk)[:, :16].any() and not np.asarray(dv)[:, :16].any()
 
 
+def test_queries_of_other_documents_are_not_computed():
+    """Nor are they for the gradients of keys and values, but for what shares a block with them."""
+    q, k, v, d_out = inputs(0)
+    q[:, :5] = np.nan
+    starts = np.broadcast_to(np.arange(T, dtype=np.int32) // 5 * 5, (B, T))
+    _, _, dk, dv = compiled("gpu")(q, k, v, starts, starts + 5, d_out)
+    assert np.isfinite(dk[:, 12:]).all() and np.isfinite(dv[:, 12:]).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(drawn=ranges(), tile=st.sampled_from([3, 7, 21]), unit=st.sampled_from([1, 4, 16]))
+def test_spans_are_in_order_and_hold_what_is_seen(drawn, tile, unit):
+    units = -(-S // unit)
+    keys = np.arange(units * unit)
+    seen = (keys >= drawn[0][..., None]) & (keys < drawn[1][..., None])
+    blocks = seen.reshape(B, T // tile, tile, units, unit)
+    some, every = blocks.any(axis=(2, 4)), blocks.all(axis=(2, 4))
+    of = spans(*drawn, tile=tile, unit=unit)
+    for span, turn in (of, lambda x: x), (of.turned(units), lambda x: x.swapaxes(1, 2)):
+        first, inner_first, inner_stop, stop = (np.asarray(x)[..., None] for x in span)
+        assert (first <= inner_first).all() and (inner_first <= inner_stop).all()
+        assert (inner_stop <= stop).all()
+        number = np.arange(turn(some).shape[2])
+        assert not (turn(some) & ((number < first) | (number >= stop))).any()
+        assert turn(every)[(number >= inner_first) & (number < inner_stop)].all()
+
+
 @pytest.mark.parametrize("name", ["tpu, whole", "tpu, in place", "gpu"])
 def test_bfloat16_is_as_near_as_bfloat16_allows(name):
     q, k, v, d_out = (jnp.asarray(x, jnp.bfloat16) for x in inputs(1))
@@ -253,7 +281,9 @@ def test_auto_is_no_kernel_on_a_cpu():
         ("NVIDIA GH200 480GB", True, 227), ("NVIDIA A100-SXM4-80GB", True, 99),
         ("NVIDIA GeForce RTX 4090", True, 99), ("NVIDIA GB10", True, 99), ("NVIDIA L4", True, 99),
         ("NVIDIA Tesla T4", False, 99), ("Tesla V100-SXM2-32GB", False, 99),
-        ("NVIDIA GeForce RTX 2080 Ti", False, 99), ("AMD Instinct MI300X", False, 99),
+        ("NVIDIA T1000", False, 99), ("NVIDIA GeForce MX450", False, 99),
+        ("NVIDIA GeForce RTX 2050", True, 99), ("NVIDIA GeForce RTX 2080 Ti", False, 99),
+        ("AMD Instinct MI300X", False, 99),
     ],
 )  # fmt: skip
 def test_which_gpus_the_kernels_are_for(kind, takes, memory):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from glm_jax.ops.attention import gpu, tpu
@@ -48,9 +49,9 @@ def attention(
     Args:
       implementation: ``reference`` holds all [T, S] scores; ``chunked`` needs memory linear in T
         and S and skips blocks that no query sees; ``tpu`` and ``gpu`` do the same as kernels;
-        ``auto`` is ``tpu`` on TPUs and ``gpu`` on NVIDIA's GPUs where that takes the call (see
-        their ``why_not``; decoding on TPUs has ``in_place_attention``), and chooses by size
-        elsewhere.
+        ``auto`` is ``tpu`` on TPUs and, but for float32, ``gpu`` on NVIDIA's GPUs where that
+        takes the call (see their ``why_not``; decoding on TPUs has ``in_place_attention``), and
+        chooses by size elsewhere.
       dropout: rate and key for dropping attention probabilities; every implementation drops the
         same.
       prefix: keys before those of every row; the runs count it.
@@ -90,6 +91,8 @@ def cached_attention(
     """``attention`` over keys and values that have their heads first, as a cache holds them."""
     turned = k.swapaxes(1, 2), v.swapaxes(1, 2)
     form = _chosen(q, turned[0], implementation)
+    if implementation == "auto" and form == "gpu" and _small(q, turned[0]):
+        form = "reference"  # The kernels want the cache turned, which copies it.
     if form == "reference" and ways("length") == 1:
         return heads_first_attention(q, k, v, k_start, k_end)
     return attention(q, *turned, k_start, k_end, implementation=form)
@@ -100,17 +103,22 @@ def _chosen(q, k, implementation: Implementation) -> Form:
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"{q.shape[2]} query heads do not divide among {k.shape[2]} kv heads")
     if implementation == "auto":
-        kernel = "tpu" if on_tpu() else "gpu" if on_nvidia() else None
+        # A GPU's kernels compute float32 without its matrix units; XLA rounds it to TF32.
+        gpu = on_nvidia() and q.dtype != jnp.float32
+        kernel = "tpu" if on_tpu() else "gpu" if gpu else None
         if kernel and not _WHY_NOT[kernel](q, k):
             return kernel
-        small = q.shape[1] * k.shape[1] <= _REFERENCE_MAX_SCORES
-        return "reference" if small else "chunked"
+        return "reference" if _small(q, k) else "chunked"
     if implementation not in (known := get_args(Form)):
         raise ValueError(f"attention is {implementation!r}; choose auto, {', '.join(known)}")
     if implementation in _WHY_NOT and (refused := _WHY_NOT[implementation](q, k)):
         kernel = implementation.upper()
         raise ValueError(f"the {kernel} kernel does not take this call: {refused}; choose auto")
     return implementation
+
+
+def _small(q: Float[Array, "B T N H"], k: Float[Array, "B S K H"]) -> bool:
+    return q.shape[1] * k.shape[1] <= _REFERENCE_MAX_SCORES
 
 
 __all__ = [

@@ -117,7 +117,7 @@ def _block(x: Array, index: Array, size: int) -> Array:
 
 
 def _key_blocks(starts: Int[Array, "B T"], ends: Int[Array, "B T"], size: int):
-    """First and last-but-one key block that any of these queries sees."""
+    """The first key block that any of these queries sees, and one past the last."""
     seen = starts < ends
     low = jnp.where(seen, starts, jnp.iinfo(jnp.int32).max).min()
     high = jnp.where(seen, ends, 0).max()

@@ -45,7 +45,9 @@ class Spans(NamedTuple):
         within = lambda low, high: (low[..., None] <= unit) & (unit < high[..., None])
         first, stop, _ = _run(within(self.first, self.stop))
         inner_first, inner_stop, whole = _run(within(self.inner_first, self.inner_stop))
+        whole &= inner_first < inner_stop
         inner_first, inner_stop = (jnp.where(whole, x, stop) for x in (inner_first, inner_stop))
+        # Of a unit that no tile, or that not one run of tiles sees in full, all have a mask.
         return Spans(first, inner_first, inner_stop, stop)
 
 
@@ -61,7 +63,7 @@ def spans(k_start: Int[Array, "B T"], k_end: Int[Array, "B T"], *, tile: int, un
 def outer(
     k_start: Int[Array, "B T"], k_end: Int[Array, "B T"], size: int, unit: int
 ) -> tuple[Int[Array, "B tiles"], Int[Array, "B tiles"]]:
-    """First and last-but-one unit that any of ``size`` queries sees."""
+    """The first unit that any of ``size`` queries sees, and one past the last."""
     start, end = (x.reshape(len(x), -1, size) for x in (k_start, k_end))
     seen = start < end
     low = jnp.where(seen, start, FAR).min(axis=-1)
@@ -71,7 +73,7 @@ def outer(
 
 
 def _run(of: Bool[Array, "B tiles units"]) -> tuple[Array, Array, Bool[Array, "B units"]]:
-    """First and last-but-one tile of each unit, and whether all between them are of it."""
+    """The first tile of each unit, one past the last, and whether all between them are of it."""
     tile = jnp.arange(of.shape[1], dtype=jnp.int32)[:, None]
     stop = jnp.where(of, tile + 1, 0).max(axis=1)
     first = jnp.minimum(jnp.where(of, tile, FAR).min(axis=1), stop)

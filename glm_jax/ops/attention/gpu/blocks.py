@@ -1,8 +1,9 @@
 """How the work is cut: what one program holds in registers and shared memory.
 
 Chosen by what Triton and ptxas make of it for an H100, an A100 and an A6000 (``python -m
-benchmarks.attention.gpu``): of the sizes that leave no registers over in memory and that fit, those
-with the fewest instructions to a pair of query and key.
+benchmarks.attention.gpu``): of the sizes that fit and spill few or no registers to memory, those
+with the fewest instructions to a pair of query and key. float32 is computed without the matrix
+units; its sizes are the largest that spill next to nothing.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from glm_jax.ops.attention.spans import Spans, spans
 from glm_jax.ops.dropout import drop, keeps
 
 
+@functools.partial(jax.jit, static_argnames=("blocks", "statics"))
 def forward(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
