@@ -82,7 +82,9 @@ class Options:
     """Print the table of docs/kernels.md instead of JSON."""
 
 
-def compiled(gpu: Gpu, heads: tuple[int, int, int], length: int, dump: Path) -> dict[str, Any]:
+def compiled(
+    gpu: Gpu, heads: tuple[int, int, int], length: int, cut: Cut, dump: Path
+) -> dict[str, Any]:
     """What the compiler says of each kernel, and the temporaries; or why it refuses."""
     _clear(dump)
     lowered = lower_attention(device_of(gpu.name), heads, length, "gpu")
@@ -90,7 +92,6 @@ def compiled(gpu: Gpu, heads: tuple[int, int, int], length: int, dump: Path) -> 
         memory = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         return {"error": first_line(error)}
-    cut = choose(length, length, heads[2], 2, (gpu.shared - 1) * 1024)
     found = kernels(dump, "range_attention_")
     return {
         "temporaries": memory.temp_size_in_bytes,
@@ -177,7 +178,7 @@ def measure(options: Options, dump: Path) -> list[dict[str, Any]]:
         for model in options.models:
             heads = heads_of(model)
             cut = choose(options.length, options.length, heads[2], 2, (gpu.shared - 1) * 1024)
-            found = compiled(gpu, heads, options.length, dump)
+            found = compiled(gpu, heads, options.length, cut, dump)
             seen = {kind: computed(cut, of) for kind, of in ranges.items()}
             found |= {"computed": seen, "jax": peer(gpu, heads, options.length, dump)}
             results.append({"gpu": gpu.name, "heads": model, **found})

@@ -104,8 +104,8 @@ def _chosen(q, k, implementation: Implementation) -> Form:
         raise ValueError(f"{q.shape[2]} query heads do not divide among {k.shape[2]} kv heads")
     if implementation == "auto":
         # A GPU's kernels compute float32 without its matrix units; XLA rounds it to TF32.
-        gpu = on_nvidia() and q.dtype != jnp.float32
-        kernel = "tpu" if on_tpu() else "gpu" if gpu else None
+        on_gpu = on_nvidia() and q.dtype != jnp.float32
+        kernel = "tpu" if on_tpu() else "gpu" if on_gpu else None
         if kernel and not _WHY_NOT[kernel](q, k):
             return kernel
         return "reference" if _small(q, k) else "chunked"

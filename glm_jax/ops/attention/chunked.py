@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from glm_jax.ops.attention.online import EMPTY, HIDDEN
+from glm_jax.ops.attention.padding import pad
 from glm_jax.ops.attention.reference import visible
 from glm_jax.ops.dropout import Drops, drop, keeps
 
@@ -44,7 +45,7 @@ def chunked_attention(
     """See ``glm_jax.ops.attention.attention``; rows are padded to whole blocks inside."""
     statics = _Statics(q_block, k_block, drops.rate if drops else 0.0).within(q, k)
     blocks = _blocks(statics, q, k, v, k_start, k_end)
-    words = _pad(drops.words, statics.q_block).reshape(blocks[0].shape[:4]) if drops else None
+    words = pad(drops.words, statics.q_block).reshape(blocks[0].shape[:4]) if drops else None
     return _rows(_attend(statics, *blocks, words), q)
 
 
@@ -85,7 +86,7 @@ def chunked_backward(
     """
     statics = _Statics(q_block, k_block, 0.0).within(q, k)
     blocks = _blocks(statics, q, k, v, k_start, k_end)
-    turn = lambda x: _pad(x, statics.q_block).reshape(*blocks[0].shape[:4], *x.shape[3:])
+    turn = lambda x: pad(x, statics.q_block).reshape(*blocks[0].shape[:4], *x.shape[3:])
     lse = _split(turn(lse), statics.q_block).transpose(0, 1, 3, 4, 2)
     saved = (*blocks, None, turn(out), lse)
     dq, dk, dv = _gradients(statics, saved, turn(d_out), jnp.float32)
@@ -96,20 +97,15 @@ def _blocks(statics, q, k, v, k_start, k_end):
     """Queries scaled and grouped by key head, everything padded to whole blocks."""
     (b, _, n, h), groups = q.shape, k.shape[2]
     q_block, k_block, _ = statics
-    grouped = _pad(q * h**-0.5, q_block).reshape(b, -1, groups, n // groups, h)
+    grouped = pad(q * h**-0.5, q_block).reshape(b, -1, groups, n // groups, h)
     # A padded query has an empty run; padded keys lie beyond every run.
-    starts, ends = _pad(k_start, q_block), _pad(jnp.minimum(k_end, k.shape[1]), q_block)
-    return grouped, _pad(k, k_block), _pad(v, k_block), starts, ends
+    starts, ends = pad(k_start, q_block), pad(jnp.minimum(k_end, k.shape[1]), q_block)
+    return grouped, pad(k, k_block), pad(v, k_block), starts, ends
 
 
 def _rows(x: Array, like: Array) -> Array:
     """[B, padded T, K, G, ...] to the shape of ``like``."""
     return x.reshape(len(x), -1, *like.shape[2:])[:, : like.shape[1]]
-
-
-def _pad(x: Array, block: int) -> Array:
-    missing = -x.shape[1] % block
-    return jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)) if missing else x
 
 
 def _block(x: Array, index: Array, size: int) -> Array:

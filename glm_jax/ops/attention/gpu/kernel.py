@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from glm_jax.ops.attention.gpu.backward import Saved, keys_gradient, queries_gradient
-from glm_jax.ops.attention.gpu.blocks import Cut
+from glm_jax.ops.attention.gpu.blocks import LEAST, Cut
 from glm_jax.ops.attention.gpu.forward import forward
 from glm_jax.ops.attention.gpu.tiles import Statics
+from glm_jax.ops.attention.padding import pad
 
 
 class Plan(NamedTuple):
@@ -46,7 +47,7 @@ def range_forward(plan: Plan, q, k, v, k_start, k_end, words):
     k_start, k_end = (jnp.clip(x, 0, k.shape[1]) for x in (k_start, k_end))
     out, lse = forward(
         padded(q), padded(k, keys=True), padded(v, keys=True), padded(k_start), padded(k_end),
-        _words(plan, words),
+        None if words is None else _by_head(plan.cut, words),
         blocks=plan.cut.forward, statics=_statics(plan, q),
     )  # fmt: skip
     t, h = q.shape[1], q.shape[3]
@@ -61,13 +62,13 @@ def range_backward(plan: Plan, saved, d_out):
     """The gradients of ``range_attention``'s arguments; the output and the log-sum-exp may be over
     more keys than these, and dq is then what these add to it."""
     q, k, v, k_start, k_end, words, out, lse = saved
-    delta = jnp.einsum("BTNH,BTNH->BNT", out, d_out, preferred_element_type=jnp.float32)
+    delta = jnp.einsum("BTNH,BTNH->BTN", out, d_out, preferred_element_type=jnp.float32)
     padded = functools.partial(_padded, plan.cut)
-    lse = padded(lse).swapaxes(1, 2)
-    delta = padded(delta.swapaxes(1, 2)).swapaxes(1, 2)
+    by_head = functools.partial(_by_head, plan.cut)
     given = Saved(
-        padded(q), padded(d_out.astype(q.dtype)), lse, delta, padded(k, keys=True),
-        padded(v, keys=True), padded(k_start), padded(k_end), _words(plan, words),
+        padded(q), padded(d_out.astype(q.dtype)), by_head(lse), by_head(delta),
+        padded(k, keys=True), padded(v, keys=True), padded(k_start), padded(k_end),
+        None if words is None else by_head(words),
     )  # fmt: skip
     statics = _statics(plan, q)
     dq = queries_gradient(given, blocks=plan.cut.queries, statics=statics, dtype=q.dtype)
@@ -81,18 +82,17 @@ def _statics(plan: Plan, q: Array) -> Statics:
     return Statics(q.shape[3], plan.dropout, plan.interpret)
 
 
-def _words(plan: Plan, words: Int[Array, "B T N"] | None) -> Int[Array, "B N T"] | None:
-    return None if words is None else _padded(plan.cut, words).swapaxes(1, 2)
+def _by_head(cut: Cut, x: Shaped[Array, "B T N"]) -> Shaped[Array, "B N T"]:
+    return _padded(cut, x).swapaxes(1, 2)
 
 
 def _padded(cut: Cut, x: Array, *, keys: bool = False) -> Array:
     """Zeros after the rows, up to whole blocks of every kernel, and after the channels; ranges of
     rows that are not there are empty."""
-    block = max(blocks.keys if keys else blocks.queries for blocks in cut)
-    widths = [(0, 0), (0, -x.shape[1] % block)] + [(0, 0)] * (x.ndim - 2)
-    if x.ndim == 4:
-        widths[3] = (0, max(16, pl.next_power_of_2(x.shape[3])) - x.shape[3])
-    return jnp.pad(x, widths) if any(after for _, after in widths) else x
+    x = pad(x, max(blocks.keys if keys else blocks.queries for blocks in cut))
+    if x.ndim < 4:
+        return x
+    return pad(x, max(LEAST, pl.next_power_of_2(x.shape[3])), axis=3)
 
 
 range_attention.defvjp(range_forward, range_backward)

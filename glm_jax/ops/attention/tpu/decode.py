@@ -19,6 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int, Int8
 
 from glm_jax.ops.attention.online import HIDDEN, LOWEST, to_base_2
+from glm_jax.ops.attention.padding import pad
 from glm_jax.ops.attention.tpu.steps import Cut, Steps, cut, list_steps
 from glm_jax.ops.attention.tpu.tiles import dot
 
@@ -121,9 +122,10 @@ def decode_forward(
     # Scaled in float32: a scale that was rounded to bfloat16 would be wrong by up to 0.4 %.
     rows = (q.astype(jnp.float32) * to_base_2(h)).astype(q.dtype)
     rows = rows.reshape(b, t, kv_heads, groups, h)
-    rows = _pad(rows.transpose(0, 2, 1, 3, 4).reshape(b, kv_heads, t * groups, h), 2)
+    rows = rows.transpose(0, 2, 1, 3, 4).reshape(b, kv_heads, t * groups, h)
+    rows = pad(rows, _ROWS, axis=2)  # What is added sees nothing.
     ranges = jnp.stack([k_start, k_end], axis=-1)
-    ranges = _pad(jnp.repeat(ranges.astype(jnp.int32), groups, axis=1), 1)
+    ranges = pad(jnp.repeat(ranges.astype(jnp.int32), groups, axis=1), _ROWS)
     scales = [x for x in (k_scale, v_scale) if x is not None]
     own_scales = sizes.heads % 8 == 0 or sizes.heads == all_heads
     both = _call(
@@ -135,12 +137,6 @@ def decode_forward(
         x[:, :, : t * groups].reshape(b, kv_heads, t, groups, -1).swapaxes(1, 2) for x in both
     )
     return out.reshape(b, t, n, h), lse.reshape(b, t, n)
-
-
-def _pad(x: Array, axis: int) -> Array:
-    """Rows up to whole vectors; what is added sees nothing."""
-    missing = [(0, -size % _ROWS if i == axis else 0) for i, size in enumerate(x.shape)]
-    return jnp.pad(x, missing)
 
 
 def _call(q, ranges, k, v, *scales, where, table, count, sizes, own_scales, interpret):

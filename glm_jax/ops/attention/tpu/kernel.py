@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from glm_jax.ops.attention.online import to_base_2
+from glm_jax.ops.attention.padding import pad
 from glm_jax.ops.attention.tpu import layout, tables
 from glm_jax.ops.attention.tpu.backward import backward
 from glm_jax.ops.attention.tpu.blocks import Blocks
@@ -44,13 +45,13 @@ def range_attention(
 
 
 def _rows(blocks: Blocks, x: Float[Array, "B T N H"], kv_heads: int) -> Float[Array, "B K H R"]:
-    return layout.to_rows(layout.pad(x, blocks.queries), x.shape[2] // kv_heads, blocks.queries)
+    return layout.to_rows(pad(x, blocks.queries), x.shape[2] // kv_heads, blocks.queries)
 
 
 def _queries(blocks: Blocks, x: Array, kv_heads: int, scale: float = 1.0) -> Array:
     """As the kernel takes them; in place it scales them itself."""
     if blocks.in_place:
-        return layout.turned(layout.pad(x, blocks.queries))
+        return layout.turned(pad(x, blocks.queries))
     # In float32: rounded to bfloat16, the scale would be wrong by up to 0.4 %.
     return _rows(blocks, (x.astype(jnp.float32) * scale).astype(x.dtype), kv_heads)
 
@@ -65,7 +66,7 @@ def _from_queries(blocks: Blocks, x: Array, like: Float[Array, "B T N H"], group
 
 def _scalars(blocks: Blocks, k_start: Array, k_end: Array, groups: int):
     """Each row's range, and the tables made from them; ranges count keys of S."""
-    starts, ends = (layout.pad(x, blocks.queries) for x in (k_start, k_end))
+    starts, ends = (pad(x, blocks.queries) for x in (k_start, k_end))
     table = tables.spans(
         starts, ends, tile=blocks.tile, unit=blocks.unit, part=blocks.part or blocks.tile
     )
@@ -84,7 +85,7 @@ def range_forward(plan: Plan, q, k, v, k_start, k_end, words):
     groups = n // kv_heads
     k_start, k_end = (jnp.clip(x, 0, k.shape[1]) for x in (k_start, k_end))
     queries = _queries(blocks, q, kv_heads, to_base_2(h))
-    keys, values = (layout.pad(x, blocks.keys) for x in (k, v))
+    keys, values = (pad(x, blocks.keys) for x in (k, v))
     out, lse = forward(
         queries, keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 3, 1),
         *_scalars(blocks, k_start, k_end, groups), _word_rows(blocks, words, kv_heads),
@@ -107,7 +108,7 @@ def range_backward(plan: Plan, saved, d_out):
     queries = _queries(blocks, q, kv_heads, to_base_2(h))
     grads = _queries(blocks, d_out.astype(q.dtype), kv_heads)
     lse, delta = (_rows(blocks, x[..., None], kv_heads) for x in (lse, delta))
-    keys, values = (layout.pad(x, blocks.keys).transpose(0, 2, 1, 3) for x in (k, v))
+    keys, values = (pad(x, blocks.keys).transpose(0, 2, 1, 3) for x in (k, v))
     segments = keys.shape[2] // blocks.keys
     drawn = _word_rows(blocks, words, kv_heads)
 

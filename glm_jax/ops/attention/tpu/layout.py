@@ -13,12 +13,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-def pad(x: Array, block: int) -> Array:
-    """Zeros after the second axis, up to whole blocks."""
-    missing = -x.shape[1] % block
-    return jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2)) if missing else x
-
-
 def to_rows(x: Float[Array, "B T N H"], groups: int, block: int) -> Float[Array, "B K H R"]:
     """The queries (or what belongs to them) of each key head, ``groups`` heads to one."""
     b, t, n, h = x.shape
